@@ -1,0 +1,10 @@
+// The Python face of the core, one bind function for each part. Only bindings*.cpp include this.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace ctcspeech {
+
+void bind_cpu(nanobind::module_& m);    // bindings.cpp
+
+}  // namespace ctcspeech

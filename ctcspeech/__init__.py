@@ -1,0 +1,41 @@
+"""CTC speech recognition: the loss, the beam decoder, the aligner, and the toolkit around them.
+
+The public names are imported from their modules when they are first used, so that
+`import ctcspeech` is quick and needs neither torch nor an audio library.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# The public name, and the module it stands in.
+_PUBLIC = {
+    "CtcSpeechError": "errors",
+    "Hypothesis": "hypothesis",
+    "Word": "hypothesis",
+}
+
+__all__ = ["__version__", "cuda_built", *sorted(_PUBLIC)]
+
+
+def cuda_built() -> bool:
+    """Whether this build of the native core holds CUDA kernels (not whether a GPU is present)."""
+    from ctcspeech._core import cuda_built as built
+
+    return built()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    try:
+        return import_module(f"{__name__}.{name}")  # a submodule: ctcspeech.ctc
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

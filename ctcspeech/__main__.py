@@ -1,0 +1,3 @@
+from ctcspeech.cli import main
+
+main()

@@ -1,0 +1,148 @@
+"""Builds the native core `ctcspeech._core` from csrc/. All metadata is in pyproject.toml.
+
+    pip install .                      CPU, and CUDA where nvcc is found
+    CTCSPEECH_CUDA=1 pip install .     CUDA asked for: an error where nvcc is missing
+    CTCSPEECH_CUDA=0 pip install .     CPU only
+    python setup.py build_ext --inplace      for development; recompiles only what changed
+
+The instruction set of a source file is in its name: `*_avx2.cpp`, `*_avx512.cpp` are compiled with
+those flags and only entered after a check at run time; everything else is baseline code.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+CSRC = ROOT / "csrc"
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+COMMON = ["-std=c++17", "-O3", "-fvisibility=hidden", "-fno-math-errno", "-pthread", "-g0"]
+INSTRUCTION_SETS = {  # by the ending of the file's name
+    "_avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"],
+    "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma",
+                "-mf16c", "-mbmi", "-mbmi2", "-mprefer-vector-width=512"],
+}  # fmt: skip
+CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+
+
+def native_sources() -> list[str]:
+    names = sorted(p.name for p in CSRC.glob("*.cpp"))
+    if not X86:
+        names = [n for n in names if not Path(n).stem.endswith(tuple(INSTRUCTION_SETS))]
+    return [f"csrc/{n}" for n in names]
+
+
+def nvcc_or_none() -> str | None:
+    """The CUDA compiler to use. Whether this machine has a GPU plays no part."""
+    wish = os.environ.get("CTCSPEECH_CUDA", "")
+    if wish == "0":
+        return None
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=os.path.join(home, "bin"))
+    if wish == "1" and nvcc is None:
+        sys.exit("CTCSPEECH_CUDA=1, but nvcc is not on PATH nor in $CUDA_HOME/bin")
+    return nvcc
+
+
+class BuildCore(build_ext):
+    """Compiles each file with the flags its name asks for, several at a time, only if changed."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import nanobind
+
+        nb = Path(nanobind.__file__).parent
+        self.nanobind_source = nb / "src" / "nb_combined.cpp"
+        self.include = [str(CSRC), str(nb / "include"), str(nb / "ext" / "robin_map" / "include")]
+        self.include += [d for d in self.compiler.include_dirs if d not in self.include]
+        self.include += ext.include_dirs
+        temp = Path(self.build_temp)
+        temp.mkdir(parents=True, exist_ok=True)
+        newest_header = max(p.stat().st_mtime for p in (*CSRC.glob("*.h"), ROOT / "setup.py"))
+
+        cuda_sources = sorted(CSRC.glob("*.cu"))
+        nvcc = nvcc_or_none() if cuda_sources else None
+        self.defines = ["-DCTCSPEECH_CUDA=1"] if nvcc else []
+        stamp = temp / "flags.txt"  # a changed choice of CUDA recompiles everything
+        flags = repr((self.defines, nvcc, nanobind.__version__))
+        if not stamp.exists() or stamp.read_text() != flags:
+            newest_header = float("inf")
+
+        jobs = [(Path(s), temp / (Path(s).stem + ".o")) for s in ext.sources]
+        jobs += [(self.nanobind_source, temp / "nanobind.o")]
+        if nvcc:
+            jobs += [(s, temp / (s.stem + ".cu.o")) for s in cuda_sources]
+        stale = [
+            (source, target)
+            for source, target in jobs
+            if not target.exists()
+            or target.stat().st_mtime < max(source.stat().st_mtime, newest_header)
+        ]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for _ in pool.map(lambda job: self.compile_one(nvcc, *job), stale):
+                pass
+        stamp.write_text(flags)
+
+        output = Path(self.get_ext_fullpath(ext.name))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        link = ["-pthread"]
+        if sys.platform == "darwin":
+            link += ["-undefined", "dynamic_lookup"]
+        else:
+            link += ["-Wl,--gc-sections", "-s"]
+        libraries, library_dirs = [], []
+        if nvcc:
+            cuda_lib = Path(nvcc).resolve().parent.parent / "lib64"
+            library_dirs = [str(cuda_lib)]
+            libraries += ["cudart_static", "dl", "rt"]
+        self.compiler.link_shared_object(
+            [str(target) for _, target in jobs],
+            str(output),
+            libraries=libraries,
+            library_dirs=library_dirs,
+            extra_postargs=link,
+            target_lang="c++",
+        )
+
+    def compile_one(self, nvcc: str | None, source: Path, target: Path) -> None:
+        include = [f"-I{d}" for d in self.include]
+        if source.suffix == ".cu":
+            assert nvcc is not None
+            command = [nvcc, "-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
+            for arch in CUDA_ARCHITECTURES:
+                command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
+            last = CUDA_ARCHITECTURES[-1]
+            command += ["-gencode", f"arch=compute_{last},code=compute_{last}"]
+            command += ["-cudart", "static", "--threads", "0"]
+        else:
+            compiler = os.environ.get("CXX") or self.compiler.compiler_cxx[0]
+            command = [*compiler.split(), *COMMON, "-fPIC", "-ffunction-sections"]
+            for ending, flags in INSTRUCTION_SETS.items():
+                if source.stem.endswith(ending):
+                    command += flags
+            if source == self.nanobind_source:
+                command += ["-fno-strict-aliasing", "-DNB_COMPACT_ASSERTIONS"]
+            elif os.environ.get("CTCSPEECH_WERROR"):
+                command += ["-Wall", "-Wextra", "-Werror"]
+        command += [*self.defines, *include, "-c", str(source), "-o", str(target)]
+        print(" ".join(command), flush=True)
+        try:
+            subprocess.run(command, check=True)
+        except FileNotFoundError:
+            sys.exit(f"the C++ compiler {command[0]!r} was not found: install one or set CXX")
+        except subprocess.CalledProcessError as error:
+            target.unlink(missing_ok=True)
+            sys.exit(f"compiling {source} failed with exit code {error.returncode}")
+
+
+setup(
+    ext_modules=[Extension("ctcspeech._core", native_sources(), language="c++")],
+    cmdclass={"build_ext": BuildCore},
+)
