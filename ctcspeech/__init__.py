@@ -12,8 +12,13 @@ __version__ = "0.1.0"
 # The public name, and the module it stands in.
 _PUBLIC = {
     "CtcSpeechError": "errors",
+    "ErrorCounts": "metrics",
     "Hypothesis": "hypothesis",
     "Word": "hypothesis",
+    "character_error_rate": "metrics",
+    "character_errors": "metrics",
+    "word_error_rate": "metrics",
+    "word_errors": "metrics",
 }
 
 __all__ = ["__version__", "cuda_built", *sorted(_PUBLIC)]

@@ -1,0 +1,261 @@
+"""Error rates of transcripts: edit distance, its parts, and how far chance may move them.
+
+    word_errors("one two three", "one too three four")
+    # ErrorCounts(substitutions=1, deletions=0, insertions=1, reference_length=3), .rate 0.667
+
+The alignment is one of fewest edits (Levenshtein 1966) and, among those, of most correct words.
+That makes the numbers of substitutions, deletions and insertions unique, whichever alignment is
+found.
+"""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = [
+    "ErrorCounts",
+    "align",
+    "aligned_rows",
+    "bootstrap_interval",
+    "character_error_rate",
+    "character_errors",
+    "count_errors",
+    "word_error_rate",
+    "word_errors",
+]
+
+_EDIT = 1 << 40  # cost of an edit; a correct token costs -1, so that it only breaks ties
+_WHOLE_TABLE = 1 << 22  # cells up to which the table of costs is kept (8 bytes a cell)
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Edits that turn a reference into a hypothesis. Add them up over utterances with +."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference_length: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def correct(self) -> int:
+        return self.reference_length - self.substitutions - self.deletions
+
+    @property
+    def rate(self) -> float:
+        """Errors per token of the reference: 0.25 is 25%. Can exceed 1. Of an empty reference, 0
+        without errors and infinity with some."""
+        if self.reference_length:
+            return self.errors / self.reference_length
+        return float("inf") if self.errors else 0.0
+
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        if not isinstance(other, ErrorCounts):
+            return NotImplemented
+        return ErrorCounts(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.reference_length + other.reference_length,
+        )
+
+    def __radd__(self, other: object) -> "ErrorCounts":
+        return self if other == 0 else NotImplemented  # sum() starts from 0
+
+
+def word_errors(reference: str | Sequence[str], hypothesis: str | Sequence[str]) -> ErrorCounts:
+    """Word errors of one utterance: two texts, split at white space, or two lists of words."""
+    return count_errors(_words(reference), _words(hypothesis))
+
+
+def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """Character errors of one utterance, in code points.
+
+    The space between two words counts as a character; other white space is reduced to it.
+    """
+    return count_errors(" ".join(reference.split()), " ".join(hypothesis.split()))
+
+
+def word_error_rate(references: Iterable[str], hypotheses: Iterable[str]) -> float:
+    """WER over a corpus: all word errors over all words of the references (0.25 is 25%)."""
+    pairs = zip(references, hypotheses, strict=True)
+    return sum((word_errors(*pair) for pair in pairs), ErrorCounts()).rate
+
+
+def character_error_rate(references: Iterable[str], hypotheses: Iterable[str]) -> float:
+    """CER over a corpus: all character errors over all characters of the references."""
+    pairs = zip(references, hypotheses, strict=True)
+    return sum((character_errors(*pair) for pair in pairs), ErrorCounts()).rate
+
+
+def count_errors(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> ErrorCounts:
+    """Errors of any two sequences of tokens."""
+    substitutions = deletions = insertions = 0
+    for r, h in align(reference, hypothesis):
+        if r is None:
+            insertions += 1
+        elif h is None:
+            deletions += 1
+        elif reference[r] != hypothesis[h]:
+            substitutions += 1
+    return ErrorCounts(substitutions, deletions, insertions, len(reference))
+
+
+def align(
+    reference: Sequence[Hashable], hypothesis: Sequence[Hashable]
+) -> list[tuple[int | None, int | None]]:
+    """Pairs of an index into `reference` and one into `hypothesis`, from the first to the last.
+
+    (i, j) is a correct or substituted token, (i, None) a deletion, (None, j) an insertion. Time is
+    proportional to the product of the lengths, memory is bounded (Hirschberg 1975).
+    """
+    number: dict[Hashable, int] = {}
+    a = np.array([number.setdefault(token, len(number)) for token in reference], dtype=np.int32)
+    b = np.array([number.setdefault(token, len(number)) for token in hypothesis], dtype=np.int32)
+    pairs: list[tuple[int | None, int | None]] = []
+    _align(a, b, 0, 0, pairs)
+    return pairs
+
+
+def _align(
+    a: np.ndarray, b: np.ndarray, i0: int, j0: int, pairs: list[tuple[int | None, int | None]]
+) -> None:
+    """Appends the pairs of a (R,) and b (H,), which begin at i0 and j0 of the whole."""
+    if len(a) == 1 or len(a) * len(b) <= _WHOLE_TABLE:
+        pairs.extend(_backtrace(a, b, i0, j0))
+        return
+    # The best path crosses the middle of the reference where the costs before and after it are
+    # least together.
+    middle = len(a) // 2
+    before = _last_row(a[:middle], b)
+    after = _last_row(a[middle:][::-1], b[::-1])[::-1]
+    split = int(np.argmin(before + after))
+    _align(a[:middle], b[:split], i0, j0, pairs)
+    _align(a[middle:], b[split:], i0 + middle, j0 + split, pairs)
+
+
+def _next_row(row: np.ndarray, token: int, b: np.ndarray, ramp: np.ndarray) -> np.ndarray:
+    """Costs (H + 1,) after one more token of the reference; ramp is _EDIT * arange(H + 1)."""
+    new = row + _EDIT  # deletion
+    np.minimum(new[1:], row[:-1] + np.where(b == token, -1, _EDIT), out=new[1:])
+    # An insertion adds _EDIT a step: min over k <= j of new[k] + (j - k) * _EDIT.
+    return np.minimum.accumulate(new - ramp) + ramp
+
+
+def _last_row(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    ramp = _EDIT * np.arange(len(b) + 1)
+    row = ramp
+    for token in a:
+        row = _next_row(row, token, b, ramp)
+    return row
+
+
+def _backtrace(
+    a: np.ndarray, b: np.ndarray, i0: int, j0: int
+) -> list[tuple[int | None, int | None]]:
+    ramp = _EDIT * np.arange(len(b) + 1)
+    table = np.empty((len(a) + 1, len(b) + 1), dtype=np.int64)
+    table[0] = ramp
+    for i, token in enumerate(a):
+        table[i + 1] = _next_row(table[i], token, b, ramp)
+    pairs: list[tuple[int | None, int | None]] = []
+    i, j = len(a), len(b)
+    while i or j:
+        cost = table[i, j]
+        diagonal = -1 if i and j and a[i - 1] == b[j - 1] else _EDIT
+        if i and j and cost == table[i - 1, j - 1] + diagonal:
+            i, j = i - 1, j - 1
+            pairs.append((i0 + i, j0 + j))
+        elif i and cost == table[i - 1, j] + _EDIT:
+            i -= 1
+            pairs.append((i0 + i, None))
+        else:
+            j -= 1
+            pairs.append((None, j0 + j))
+    return pairs[::-1]
+
+
+def _words(text: str | Sequence[str]) -> Sequence[str]:
+    return text.split() if isinstance(text, str) else text
+
+
+def aligned_rows(
+    reference: str | Sequence[str], hypothesis: str | Sequence[str], width: int = 100
+) -> list[str]:
+    """Reference, hypothesis and marks (S, D, I) below each other, as lines for people to read.
+
+        REF: the cat *** sat
+        HYP: the hat has sat
+                 S   I
+
+    Wider alignments than `width` characters go on in another group of three lines.
+    """
+    reference, hypothesis = _words(reference), _words(hypothesis)
+    lines: list[str] = []
+    rows = ["REF:", "HYP:", "    "]
+
+    def flush() -> None:
+        lines.extend(row.rstrip() for row in rows)
+        rows[:] = ["REF:", "HYP:", "    "]
+
+    for r, h in align(reference, hypothesis):
+        ref = "" if r is None else reference[r]
+        hyp = "" if h is None else hypothesis[h]
+        size = max(len(ref), len(hyp), 1)
+        mark = "I" if r is None else "D" if h is None else "" if ref == hyp else "S"
+        if len(rows[0]) + 1 + size > width and len(rows[0]) > 4:
+            flush()
+        cells = (ref or "*" * size, hyp or "*" * size, mark)
+        for k, cell in enumerate(cells):
+            rows[k] += " " + cell.ljust(size)
+    flush()
+    return lines
+
+
+def bootstrap_interval(
+    counts: Sequence[ErrorCounts],
+    groups: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Confidence interval of the corpus error rate, by the percentile bootstrap.
+
+    Utterances are drawn with replacement (Bisani and Ney 2004, "Bootstrap estimates for confidence
+    intervals in ASR performance evaluation"). With `groups` (a speaker for each utterance, say)
+    whole groups are drawn, because errors of one speaker are not independent. The same seed gives
+    the same interval. Raises ValueError when there is nothing to draw from.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, but is {level}")
+    if not counts:
+        raise ValueError("counts must hold at least one utterance, but is empty")
+    errors = np.array([count.errors for count in counts], dtype=np.float64)
+    lengths = np.array([count.reference_length for count in counts], dtype=np.float64)
+    if groups is not None:
+        if len(groups) != len(counts):
+            raise ValueError(
+                f"groups must have one entry for each of the {len(counts)} counts, "
+                f"but has {len(groups)}"
+            )
+        number: dict[Hashable, int] = {}
+        index = np.array([number.setdefault(group, len(number)) for group in groups])
+        errors = np.bincount(index, errors).astype(np.float64)
+        lengths = np.bincount(index, lengths).astype(np.float64)
+    generator = np.random.default_rng(seed)
+    rates = np.empty(resamples)
+    for k in range(resamples):
+        drawn = generator.integers(0, len(errors), len(errors))
+        length = lengths[drawn].sum()
+        rates[k] = errors[drawn].sum() / length if length else np.nan
+    rates = rates[np.isfinite(rates)]  # a draw of empty references alone says nothing
+    if not len(rates):
+        raise ValueError("counts must hold a reference that is not empty")
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
