@@ -13,10 +13,21 @@ PACKAGE = Path(ctcspeech.__file__).parent
 # Rooms from the ground up: a module imports only from the rows above its own.
 LAYERS = [
     ["errors", "files", "progress", "hypothesis", "_core"],
-    ["audio", "features", "alphabet", "metrics", "ctc", "align", "language_model", "emissions"],
-    ["augment", "manifest", "decoder", "model", "formats", "normalize"],
+    [
+        "audio",
+        "features",
+        "alphabet",
+        "metrics",
+        "ctc",
+        "align",
+        "language_model",
+        "emissions",
+        "segment",
+    ],
+    ["augment", "manifest", "decoder", "greedy", "model", "formats", "normalize"],
     ["dataset", "checkpoint", "config"],
-    ["train", "evaluate", "transcribe"],
+    ["transcribe"],
+    ["train", "evaluate"],
     ["cli"],
 ]
 
