@@ -15,6 +15,7 @@ _PUBLIC = {
     "ErrorCounts": "metrics",
     "Hypothesis": "hypothesis",
     "Word": "hypothesis",
+    "build_model": "model",
     "character_error_rate": "metrics",
     "character_errors": "metrics",
     "word_error_rate": "metrics",

@@ -12,7 +12,7 @@ PACKAGE = Path(ctcspeech.__file__).parent
 
 # Rooms from the ground up: a module imports only from the rows above its own.
 LAYERS = [
-    ["errors", "files", "progress", "hypothesis", "_core"],
+    ["errors", "files", "progress", "hypothesis", "recurrent", "_core"],
     [
         "audio",
         "features",
