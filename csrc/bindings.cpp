@@ -36,5 +36,6 @@ void bind_cpu(nb::module_& m) {
 
 NB_MODULE(_core, m) {
   m.doc() = "The native core of ctcspeech. Use it through the Python modules.";
+  ctcspeech::bind_align(m);
   ctcspeech::bind_cpu(m);
 }

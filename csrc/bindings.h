@@ -5,6 +5,7 @@
 
 namespace ctcspeech {
 
+void bind_align(nanobind::module_& m);  // bindings_align.cpp
 void bind_cpu(nanobind::module_& m);    // bindings.cpp
 
 }  // namespace ctcspeech

@@ -11,11 +11,13 @@ __version__ = "0.1.0"
 
 # The public name, and the module it stands in.
 _PUBLIC = {
+    "Alignment": "align",
     "CtcSpeechError": "errors",
     "ErrorCounts": "metrics",
     "Hypothesis": "hypothesis",
     "Word": "hypothesis",
     "build_model": "model",
+    "forced_align": "align",
     "character_error_rate": "metrics",
     "character_errors": "metrics",
     "word_error_rate": "metrics",
