@@ -12,9 +12,12 @@ __version__ = "0.1.0"
 # The public name, and the module it stands in.
 _PUBLIC = {
     "Alignment": "align",
+    "Alphabet": "alphabet",
     "CtcSpeechError": "errors",
     "ErrorCounts": "metrics",
     "Hypothesis": "hypothesis",
+    "SpeechDataset": "dataset",
+    "Utterance": "manifest",
     "Word": "hypothesis",
     "build_model": "model",
     "forced_align": "align",
@@ -22,6 +25,8 @@ _PUBLIC = {
     "character_errors": "metrics",
     "word_error_rate": "metrics",
     "word_errors": "metrics",
+    "read_manifest": "manifest",
+    "write_manifest": "manifest",
 }
 
 __all__ = ["__version__", "cuda_built", *sorted(_PUBLIC)]

@@ -1,0 +1,204 @@
+"""Manifests: which recordings there are, and what is said in them.
+
+A manifest is JSON lines, one utterance a line, as NeMo has them:
+
+    {"audio_filepath": "audio/a1.flac", "duration": 3.21, "text": "hello world", "speaker": "ann"}
+
+`audio_filepath` (relative to the manifest's folder, or absolute) and `duration` (seconds) MUST be
+there; `text`, `speaker`, `id` and `offset` (seconds into the file) MAY be. `features_filepath` in
+place of `audio_filepath` names precomputed features: `.npy`, Sphinx `.mfc`, or a place in a Kaldi
+archive, `feats.ark:1234`. Other keys are kept as they are.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ctcspeech.errors import ManifestError
+from ctcspeech.files import atomic_write
+
+__all__ = ["Utterance", "read_lines", "read_manifest", "write_manifest"]
+
+KNOWN = ("id", "audio_filepath", "features_filepath", "offset", "duration", "text", "speaker")
+ERRORS_SHOWN = 10
+
+
+@dataclass
+class Utterance:
+    """One utterance: a recording, or a part of one, and its text.
+
+    Either `audio_filepath` or `features_filepath` is set, absolute after reading. `duration` and
+    `offset` are seconds. `id` names the utterance in reports and seeds its augmentation; when none
+    is given it is the file's name without its ending (and the offset, when there is one).
+    """
+
+    audio_filepath: Path | None = None
+    duration: float = math.nan
+    text: str = ""
+    speaker: str | None = None
+    offset: float = 0.0
+    id: str = ""
+    features_filepath: Path | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.audio_filepath is not None:
+            self.audio_filepath = Path(self.audio_filepath)
+        if self.features_filepath is not None:
+            self.features_filepath = Path(self.features_filepath)
+        if self.audio_filepath is None and self.features_filepath is None:
+            raise ValueError("an Utterance needs audio_filepath or features_filepath")
+        if not self.id:
+            self.id = self.default_id()
+
+    @property
+    def path(self) -> Path:
+        """The file that is read: the features where there are some, else the audio."""
+        path = self.features_filepath or self.audio_filepath
+        assert path is not None
+        return path
+
+    def default_id(self) -> str:
+        path = self.audio_filepath or self.features_filepath
+        assert path is not None
+        name, place = split_archive(path)
+        stem = name.stem if place is None else f"{name.stem}-{place}"
+        return f"{stem}-{self.offset:g}" if self.offset else stem
+
+
+def split_archive(path: Path) -> tuple[Path, str | None]:
+    """`feats.ark:1234` apart: the file, and the place in it (None for any other path)."""
+    match = re.fullmatch(r"(.+\.ark):(\d+)", str(path))
+    return (Path(match[1]), match[2]) if match else (path, None)
+
+
+def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Utterance | ManifestError]]:
+    """The utterances of a manifest with their line numbers (from 1); a wrong line is an error.
+
+    For those who want to go on after a wrong line; `read_manifest` is for the others.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            lines = file.read().split("\n")
+    except OSError as error:
+        raise ManifestError(f"cannot read the manifest {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"the manifest {path} is not UTF-8 text: {error}") from error
+    folder = path.parent.absolute()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, _parse(line, folder)
+        except ManifestError as error:
+            yield number, ManifestError(f"{path}:{number}: {error}")
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Utterance]:
+    """The utterances of a manifest, in its order.
+
+    Raises ManifestError naming the file and each wrong line (the first ten of them).
+    """
+    utterances: list[Utterance] = []
+    errors: list[str] = []
+    for _, item in read_lines(path):
+        if isinstance(item, ManifestError):
+            errors.append(str(item))
+        else:
+            utterances.append(item)
+    if errors:
+        if len(errors) > ERRORS_SHOWN:
+            errors[ERRORS_SHOWN:] = [f"and {len(errors) - ERRORS_SHOWN} more wrong lines"]
+        raise ManifestError("\n".join(errors))
+    return utterances
+
+
+def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]) -> None:
+    """Writes utterances to a manifest, whole or not at all.
+
+    Files in the manifest's folder or below are written relative to it, so that the folder can be
+    moved; others are written absolute.
+    """
+    folder = Path(path).parent.absolute()
+    with atomic_write(path) as file:
+        for utterance in utterances:
+            file.write(json.dumps(_to_dict(utterance, folder), ensure_ascii=False) + "\n")
+
+
+def _parse(line: str, folder: Path) -> Utterance:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise ManifestError(f"not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ManifestError("a line must be a JSON object: {...}")
+    audio = _take(values, "audio_filepath", str)
+    features = _take(values, "features_filepath", str)
+    if not audio and not features:
+        raise ManifestError('"audio_filepath" (or "features_filepath") is missing')
+    duration = _take(values, "duration", float)
+    if duration is None:
+        raise ManifestError(
+            '"duration" (seconds) is missing; `ctcspeech data import folder` measures it'
+        )
+    if not 0 < duration < math.inf:
+        raise ManifestError(f'"duration" must be above 0 seconds, got {duration}')
+    offset = _take(values, "offset", float) or 0.0
+    if not 0 <= offset < math.inf:
+        raise ManifestError(f'"offset" must be 0 seconds or more, got {offset}')
+    return Utterance(
+        audio_filepath=folder / audio if audio else None,
+        duration=duration,
+        text=_take(values, "text", str) or "",
+        speaker=_take(values, "speaker", str),
+        offset=offset,
+        id=_take(values, "id", str) or "",
+        features_filepath=folder / features if features else None,
+        extra={key: value for key, value in values.items() if key not in KNOWN},
+    )
+
+
+def _take(values: dict[str, Any], key: str, kind: type) -> Any:
+    """values[key] as `kind`, or None where it is missing or null."""
+    value = values.get(key)
+    if value is None:
+        return None
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is str and key in ("speaker", "id") and isinstance(value, int):
+        return str(value)  # speakers and ids are often written as numbers
+    if not isinstance(value, kind):
+        expected = "a number" if kind is float else "a string"
+        raise ManifestError(f'"{key}" must be {expected}, got {json.dumps(value)}')
+    return value
+
+
+def _to_dict(utterance: Utterance, folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if utterance.id != utterance.default_id():
+        values["id"] = utterance.id
+    for key in ("audio_filepath", "features_filepath"):
+        path = getattr(utterance, key)
+        if path is not None:
+            values[key] = _relative(path, folder)
+    if utterance.offset:
+        values["offset"] = utterance.offset
+    values["duration"] = utterance.duration
+    values["text"] = utterance.text
+    if utterance.speaker is not None:
+        values["speaker"] = utterance.speaker
+    return {**values, **utterance.extra}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    path = Path(os.path.normpath(path.absolute()))
+    try:
+        return path.relative_to(os.path.normpath(folder)).as_posix()
+    except ValueError:
+        return str(path)
