@@ -38,4 +38,5 @@ NB_MODULE(_core, m) {
   m.doc() = "The native core of ctcspeech. Use it through the Python modules.";
   ctcspeech::bind_align(m);
   ctcspeech::bind_cpu(m);
+  ctcspeech::bind_ngram(m);
 }

@@ -18,6 +18,7 @@ _PUBLIC = {
     "Hypothesis": "hypothesis",
     "SpeechDataset": "dataset",
     "Utterance": "manifest",
+    "LanguageModel": "language_model",
     "Word": "hypothesis",
     "build_model": "model",
     "forced_align": "align",
