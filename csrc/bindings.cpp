@@ -39,4 +39,5 @@ NB_MODULE(_core, m) {
   ctcspeech::bind_align(m);
   ctcspeech::bind_cpu(m);
   ctcspeech::bind_ngram(m);
+  ctcspeech::bind_ctc(m);
 }

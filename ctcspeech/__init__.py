@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Alignment": "align",
     "Alphabet": "alphabet",
+    "CTCLoss": "ctc",
     "CtcSpeechError": "errors",
     "ErrorCounts": "metrics",
     "Hypothesis": "hypothesis",
@@ -28,6 +29,7 @@ _PUBLIC = {
     "word_errors": "metrics",
     "read_manifest": "manifest",
     "write_manifest": "manifest",
+    "ctc_loss": "ctc",
 }
 
 __all__ = ["__version__", "cuda_built", *sorted(_PUBLIC)]

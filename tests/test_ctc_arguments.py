@@ -1,0 +1,97 @@
+"""The CTC loss refuses wrong arguments by name, before it computes anything."""
+
+import numpy as np
+import pytest
+import torch
+
+from ctcspeech import CTCLoss, ctc, ctc_loss
+
+X = torch.zeros(5, 2, 4)
+Y = torch.tensor([[1, 2, 3], [3, 2, 1]])
+
+
+@pytest.mark.parametrize(
+    "error, message, args",
+    [
+        (TypeError, "logits must be a torch.Tensor, got list", ([[1.0]], Y, 5, 3)),
+        (TypeError, "logits must be float32.*got torch.int64", (X.long(), Y, 5, 3)),
+        (ValueError, r"logits must be \(T, N, C\).*got 1 dimensions", (X[0, 0], Y, 5, 3)),
+        (ValueError, "at least one class", (torch.zeros(5, 2, 0), Y, 5, 3)),
+        (TypeError, "targets must be int32 or int64, got torch.float32", (X, Y.float(), 5, 3)),
+        (TypeError, "targets must be int32 or int64, got torch.bool", (X, Y > 0, 5, 3)),
+        (ValueError, "targets must be .* got 3 dimensions", (X, Y[None], 5, 3)),
+        (ValueError, r"a row for each of the 2 utterances.*got shape \(1, 3\)", (X, Y[:1], 5, 3)),
+        (TypeError, "input_lengths must be int32 or int64, got torch.float32",
+         (X, Y, [5.0, 5.0], 3)),
+        (TypeError, "target_lengths must be integers.*", (X, Y, 5, "three")),
+        (ValueError, r"input_lengths must be one length for each.*got shape \(3,\)",
+         (X, Y, [5] * 3, 3)),
+        (ValueError, r"target_lengths must be one length.*\(2, 1\)", (X, Y, 5, [[3], [3]])),
+        (ValueError, r"input_lengths\[1\] must be between 0 and the 5 frames.*got 6",
+         (X, Y, [5, 6], 3)),
+        (ValueError, r"input_lengths\[0\] .*got -1", (X, Y, [-1, 5], 3)),
+        (ValueError, r"target_lengths\[1\] .*the 3 columns of targets, got 4", (X, Y, 5, [3, 4])),
+        (ValueError, r"target_lengths\[0\] must be .*got -2", (X, Y, 5, [-2, 3])),
+        (ValueError, r"target_lengths\[0\] must be at least 0, got -2",
+         (X, Y.flatten(), 5, [-2, 3])),
+        (ValueError, "have 6 labels.*run out in utterance 1, which has 4",
+         (X, Y.flatten(), 5, [3, 4])),
+        (ValueError, r"targets\[0, 1\] must be in \[0, 4\), got 4", (X, Y * 2, 5, 3)),
+        (ValueError, r"targets\[1, 2\] must be in \[0, 4\), got -1; for a wildcard",
+         (X, torch.tensor([[1, 2, 3], [3, 2, -1]]), 5, 3)),
+        (ValueError, r"targets\[4\] \(label 1 of utterance 1\) is 0, which is the blank",
+         (X, torch.tensor([1, 2, 3, 3, 0, 1]), 5, 3)),
+        (ValueError, r"targets\[1, 0\] is 3, which is the blank", (X, Y - Y % 2 * 0, 5, [0, 3], 3)),
+        (ValueError, r"blank must be in \[0, 4\), got 4", (X, Y, 5, 3, 4)),
+        (ValueError, r"blank must be in \[0, 4\), got -1", (X, Y, 5, 3, -1)),
+        (TypeError, "blank must be an int, got float", (X, Y, 5, 3, 0.0)),
+        (ValueError, "reduction must be 'none', 'mean' or 'sum', got 'avg'",
+         (X, Y, 5, 3, 0, "avg")),
+    ],
+)  # fmt: skip
+def test_wrong_arguments(error, message, args):
+    with pytest.raises(error, match=message):
+        ctc_loss(*args)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing must be in"),
+        ({"delay_penalty": float("nan")}, "delay_penalty must be finite"),
+        ({"wildcard_penalty": -1.0}, "wildcard_penalty must be None or a finite number >= 0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        ctc_loss(X, Y, 5, 3, **options)
+
+
+def test_module_checks_when_it_is_made():
+    with pytest.raises(ValueError, match="reduction"):
+        CTCLoss(reduction="avg")
+    with pytest.raises(TypeError, match="blank"):
+        CTCLoss(blank=None)
+
+
+@pytest.mark.parametrize("function", [ctc.loss_and_grad, ctc.posteriors])
+def test_wrong_arrays(function):
+    x, y = X.numpy(), Y.numpy()
+    with pytest.raises(TypeError, match="logits must be float32.*got int64"):
+        function(x.astype(int), y, 5, 3)
+    with pytest.raises(TypeError, match="targets must be int32 or int64, got float64"):
+        function(x, y.astype(float), 5, 3)
+    with pytest.raises(ValueError, match=r"input_lengths\[1\] must be between 0 and the 5"):
+        function(x, y, np.array([5, 9]), 3)
+    with pytest.raises(ValueError, match=r"targets\[0, 2\] must be in"):
+        function(x, y + 1, 5, 3)
+
+
+def test_forced_instruction_set_must_exist(monkeypatch):
+    monkeypatch.setenv("CTCSPEECH_ISA", "mmx")
+    with pytest.raises(ValueError, match="CTCSPEECH_ISA must be one of .*got 'mmx'"):
+        ctc_loss(X, Y, 5, 3)
+    monkeypatch.setenv("CTCSPEECH_ISA", "neon" if "avx2" in ctc._core.available_isas() else "avx2")
+    if "baseline" in ctc._core.available_isas():
+        with pytest.raises(ValueError, match="has only baseline"):
+            ctc_loss(X, Y, 5, 3)
