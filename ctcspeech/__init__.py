@@ -16,6 +16,7 @@ _PUBLIC = {
     "CTCLoss": "ctc",
     "CtcSpeechError": "errors",
     "ErrorCounts": "metrics",
+    "GreedyDecoder": "greedy",
     "Hypothesis": "hypothesis",
     "SpeechDataset": "dataset",
     "Utterance": "manifest",

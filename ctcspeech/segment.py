@@ -30,7 +30,7 @@ class Segment:
 
     samples: np.ndarray  # (S,) float32: head context, own samples, tail context
     offset: int  # of samples[0] in the recording, in samples
-    sample_rate: int
+    sample_rate: float  # a second of samples; of frames, where features take their place
     head: int = 0  # samples of context that belong to the segment before
     tail: int = 0  # samples of context that belong to the segment after
 

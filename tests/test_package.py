@@ -29,6 +29,8 @@ LAYERS = [
     ["audio", "features", "alphabet", "metrics", "ctc", "align", "language_model", "emissions"],
     ["augment", "manifest", "decoder", "model", "formats", "normalize"],
     ["dataset", "checkpoint", "config"],
+    ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"],
+    ["dataset", "checkpoint", "config", "recordings"],
     ["transcribe"],
     ["train", "evaluate"],
     ["cli"],
