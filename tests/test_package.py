@@ -26,6 +26,8 @@ LAYERS = [
     ],
     ["augment", "manifest", "decoder", "greedy", "model", "formats", "normalize"],
     ["errors", "files", "progress", "hypothesis", "_core", "_ctc_terms"],
+    ["errors", "files", "progress", "hypothesis", "_core", "pcm"],
+    ["feature_files"],
     ["audio", "features", "alphabet", "metrics", "ctc", "align", "language_model", "emissions"],
     ["augment", "manifest", "decoder", "model", "formats", "normalize"],
     ["dataset", "checkpoint", "config"],

@@ -1,0 +1,17 @@
+"""Fixtures that several test modules use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of recordings named by CTCSPEECH_DATA; the test is skipped without it."""
+    name = os.environ.get("CTCSPEECH_DATA")
+    if not name:
+        pytest.skip("CTCSPEECH_DATA names no folder of recordings")
+    folder = Path(name)
+    assert folder.is_dir(), f"CTCSPEECH_DATA is {folder}, which is no folder"
+    return folder
