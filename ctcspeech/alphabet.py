@@ -47,6 +47,8 @@ class Alphabet:
     `kind`, `len()`. Equal alphabets write the same labels with the same numbers.
     """
 
+    space: int | None
+
     def __init__(self, labels: Sequence[str], blank: int = 0, separator: str = " ") -> None:
         """An alphabet of characters: `labels` with the blank among them, at index `blank`.
 
@@ -77,7 +79,7 @@ class Alphabet:
         self.labels = labels
         self.blank = blank
         self.separator = " "
-        self.space: int | None = None
+        self.space = None
         self._index = {label: i for i, label in enumerate(labels) if i != blank}
         self._model: bytes | None = None  # the serialised SentencePiece model
         self._processor: Any = None  # loaded from it when first needed; never pickled

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 from ctcspeech.errors import ManifestError
 from ctcspeech.files import atomic_write
 
-__all__ = ["Utterance", "read_lines", "read_manifest", "write_manifest"]
+__all__ = ["Summary", "Utterance", "read_lines", "read_manifest", "summarize", "write_manifest"]
 
 KNOWN = ("id", "audio_filepath", "features_filepath", "offset", "duration", "text", "speaker")
 ERRORS_SHOWN = 10
@@ -77,10 +78,13 @@ def split_archive(path: Path) -> tuple[Path, str | None]:
     return (Path(match[1]), match[2]) if match else (path, None)
 
 
-def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Utterance | ManifestError]]:
+def read_lines(
+    path: str | os.PathLike[str], need_duration: bool = True
+) -> Iterator[tuple[int, Utterance | ManifestError]]:
     """The utterances of a manifest with their line numbers (from 1); a wrong line is an error.
 
-    For those who want to go on after a wrong line; `read_manifest` is for the others.
+    For those who want to go on after a wrong line; `read_manifest` is for the others. Without
+    `need_duration` a line may lack its duration, which then is NaN.
     """
     path = Path(path)
     try:
@@ -95,7 +99,7 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, Utterance | 
         if not line.strip():
             continue
         try:
-            yield number, _parse(line, folder)
+            yield number, _parse(line, folder, need_duration)
         except ManifestError as error:
             yield number, ManifestError(f"{path}:{number}: {error}")
 
@@ -131,7 +135,49 @@ def write_manifest(path: str | os.PathLike[str], utterances: Iterable[Utterance]
             file.write(json.dumps(_to_dict(utterance, folder), ensure_ascii=False) + "\n")
 
 
-def _parse(line: str, folder: Path) -> Utterance:
+@dataclass
+class Summary:
+    """Figures of a corpus. Durations and rates in seconds and per second."""
+
+    utterances: int
+    hours: float
+    duration_quantiles: dict[str, float]  # min, 5%, 25%, 50%, 75%, 95%, max
+    speakers: int
+    words: int
+    vocabulary: int  # different words
+    characters: dict[str, int]  # how often each occurs, most frequent first
+    texts: int  # different texts
+    characters_per_second: float
+    words_per_second: float
+
+
+def summarize(utterances: Iterable[Utterance]) -> Summary:
+    """Figures of a corpus: how much there is, how long the utterances are, what is said."""
+    utterances = list(utterances)
+    durations = sorted(utterance.duration for utterance in utterances)
+    shares = {"min": 0.0, "5%": 0.05, "25%": 0.25, "50%": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
+    last = len(durations) - 1
+    quantiles = {
+        name: durations[round(share * last)] for name, share in shares.items() if durations
+    }
+    seconds = math.fsum(durations)
+    words = Counter(word for utterance in utterances for word in utterance.text.split())
+    characters = Counter(character for utterance in utterances for character in utterance.text)
+    return Summary(
+        utterances=len(utterances),
+        hours=seconds / 3600,
+        duration_quantiles=quantiles,
+        speakers=len({u.speaker for u in utterances if u.speaker is not None}),
+        words=words.total(),
+        vocabulary=len(words),
+        characters=dict(sorted(characters.items(), key=lambda item: (-item[1], item[0]))),
+        texts=len({utterance.text for utterance in utterances}),
+        characters_per_second=characters.total() / seconds if seconds else 0.0,
+        words_per_second=words.total() / seconds if seconds else 0.0,
+    )
+
+
+def _parse(line: str, folder: Path, need_duration: bool) -> Utterance:
     try:
         values = json.loads(line)
     except ValueError as error:
@@ -143,11 +189,13 @@ def _parse(line: str, folder: Path) -> Utterance:
     if not audio and not features:
         raise ManifestError('"audio_filepath" (or "features_filepath") is missing')
     duration = _take(values, "duration", float)
-    if duration is None:
+    if duration is None and need_duration:
         raise ManifestError(
-            '"duration" (seconds) is missing; `ctcspeech data import folder` measures it'
+            '"duration" (seconds) is missing; `ctcspeech data import manifest` measures it'
         )
-    if not 0 < duration < math.inf:
+    if duration is None:
+        duration = math.nan
+    elif not 0 < duration < math.inf:
         raise ManifestError(f'"duration" must be above 0 seconds, got {duration}')
     offset = _take(values, "offset", float) or 0.0
     if not 0 <= offset < math.inf:

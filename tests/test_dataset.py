@@ -13,7 +13,6 @@ from ctcspeech.dataset import BatchLoader, DurationBatchSampler, Failure, collat
 from ctcspeech.errors import TrainingError
 from ctcspeech.normalize import Normalizer
 
-pytest.importorskip("ctcspeech.audio")
 RATE = 8000
 ALPHABET = Alphabet.from_text(["abcdefghijklmnopqrstuvwxyz '"])
 
@@ -216,7 +215,6 @@ def test_collate_features():
 
 
 def test_precomputed(tmp_path):
-    pytest.importorskip("ctcspeech.features")
     np.save(tmp_path / "f.npy", np.arange(26, dtype=np.float32).reshape(2, 13))
     utterances = [
         Utterance(features_filepath=tmp_path / "f.npy", duration=0.02, text="a"),

@@ -33,6 +33,7 @@ LAYERS = [
     ["dataset", "checkpoint", "config"],
     ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"],
     ["dataset", "checkpoint", "config", "recordings"],
+    ["dataset", "check", "corpora", "checkpoint", "config"],
     ["transcribe"],
     ["train", "evaluate"],
     ["cli"],

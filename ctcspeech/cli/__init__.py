@@ -8,6 +8,8 @@ import sys
 
 import typer
 
+from ctcspeech.cli import data
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -30,6 +32,7 @@ def options(
 
 # Verbs, in the order in which --help shows them: app.command()(module.verb) for a single one,
 # app.add_typer(module.app, name="verb") for a group.
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

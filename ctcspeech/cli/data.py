@@ -1,0 +1,285 @@
+"""`ctcspeech data`: make manifests, look for what is wrong in them, count what is in them."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from ctcspeech.alphabet import Alphabet
+    from ctcspeech.corpora import Imported
+    from ctcspeech.manifest import Summary
+    from ctcspeech.normalize import Normalizer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="""Import corpora into manifests, check manifests, count what they hold.
+
+A manifest has one utterance a line, as JSON: {"audio_filepath": "audio/a.wav", "duration": 2.5,
+"text": "hello world", "speaker": "ann"}; paths are relative to the manifest.""",
+)
+
+KIND_HELP = (
+    "librispeech: a LibriSpeech folder. deepspeech: a CSV (wav_filename, wav_filesize, transcript) "
+    "or a folder of them. kaldi: a data folder (wav.scp or feats.scp, text, segments, utt2spk). "
+    "commonvoice: a .tsv with its clips folder, or the folder. an4: the folder with etc/, of the "
+    "audio or of MFCC features. folder: recordings with a .txt beside each. manifest: a manifest "
+    "without durations, or with wrong ones, which are measured."
+)
+
+
+@app.command("import", no_args_is_help=True)
+def import_(
+    kind: str = typer.Argument(help=KIND_HELP),
+    source: Path = typer.Argument(help="The corpus: a folder or a file, by kind."),
+    output: Path = typer.Argument(
+        help="The manifest to write (OUT.jsonl), or a folder for one manifest each split."
+    ),
+    split: str = typer.Option(None, help="Only this split of the corpus (train, test, ...)."),
+    raw_text: bool = typer.Option(
+        False,
+        "--raw-text",
+        help="Keep the texts as they are. Else: lower case, punctuation removed, apostrophes kept.",
+    ),
+    refuse_digits: bool = typer.Option(
+        False, "--refuse-digits", help="Report and leave out texts with digits."
+    ),
+    quick: bool = typer.Option(
+        False, "--quick", help="Trust the recordings' headers; do not decode each to find damage."
+    ),
+    frame_shift_ms: float = typer.Option(10.0, help="Between frames of precomputed features."),
+) -> None:
+    """Make a manifest of a corpus; recordings that cannot be read are reported and left out.
+
+    Examples:
+
+      ctcspeech data import librispeech LibriSpeech/train-clean-100 train.jsonl
+
+      ctcspeech data import an4 an4 manifests/ (writes manifests/train.jsonl and test.jsonl)
+
+      ctcspeech data import folder my-recordings mine.jsonl
+
+    Exit code 1 if anything was left out.
+    """
+    from ctcspeech.corpora import KINDS, import_corpus
+    from ctcspeech.normalize import Normalizer
+    from ctcspeech.progress import Progress
+
+    if kind not in KINDS:
+        raise typer.BadParameter(f"must be one of {', '.join(KINDS)}, got {kind!r}")
+    normalizer = None
+    if not raw_text or refuse_digits:
+        rules: dict[str, str] = {"digits": "refuse" if refuse_digits else "keep"}
+        if raw_text:
+            rules |= {"unicode": "none", "case": "keep", "punctuation": "keep"}
+        normalizer = Normalizer.model_validate(rules)
+    with Progress("importing", unit="utterance") as progress:
+        imported = import_corpus(
+            kind,
+            source,
+            split=split,
+            normalizer=normalizer,
+            single=output.suffix == ".jsonl",
+            quick=quick,
+            frame_shift_ms=frame_shift_ms,
+            started=lambda count: setattr(progress, "total", count),
+            advance=progress.advance,
+        )
+    for problem in imported.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    _write_splits(imported, output)
+    if imported.problems:
+        print(f"{len(imported.problems)} items were left out", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def _write_splits(imported: "Imported", output: Path) -> None:
+    from ctcspeech.errors import ManifestError
+    from ctcspeech.manifest import write_manifest
+
+    splits = {name: items for name, items in imported.splits.items() if items}
+    if not splits:
+        raise ManifestError("nothing is left to write")
+    for name, utterances in splits.items():
+        path = output if output.suffix == ".jsonl" else output / f"{name}.jsonl"
+        write_manifest(path, utterances)
+        hours = sum(utterance.duration for utterance in utterances) / 3600
+        print(f"{path}: {len(utterances)} utterances, {hours:.2f} hours")
+
+
+@app.command(no_args_is_help=True)
+def alphabet(
+    manifests: list[Path] = typer.Argument(help="Manifests whose texts it must write."),
+    output: Path = typer.Option(..., "-o", "--output", help="The alphabet.json to write."),
+    kind: str = typer.Option("characters", help="characters, bytes or sentencepiece."),
+    size: int = typer.Option(256, help="Pieces of sentencepiece."),
+    normalize: bool = typer.Option(
+        False, "--normalize", help="Normalise texts first: lower case, punctuation removed."
+    ),
+) -> None:
+    """Make an alphabet of the texts of manifests, or train pieces of words on them.
+
+    Example:
+
+      ctcspeech data alphabet train.jsonl -o alphabet.json
+    """
+    from ctcspeech.alphabet import KINDS, Alphabet
+    from ctcspeech.manifest import read_manifest
+    from ctcspeech.normalize import Normalizer
+
+    if kind not in KINDS:
+        raise typer.BadParameter(f"must be one of {', '.join(KINDS)}, got {kind!r}")
+    rules = Normalizer() if normalize else str
+    texts = [rules(utterance.text) for path in manifests for utterance in read_manifest(path)]
+    made = Alphabet.from_text(texts, kind, size=size)
+    made.save(output)
+    print(f"{output}: {len(made)} labels with the blank")
+    if kind == "characters":
+        print(" ".join("space" if label == " " else label for label in made.labels[1:]))
+
+
+@app.command(no_args_is_help=True)
+def check(
+    manifests: list[Path] = typer.Argument(
+        help="Manifests; several are taken for splits that must have no recording in common."
+    ),
+    alphabet: Path = typer.Option(
+        None, help="An alphabet.json: texts with other characters are listed."
+    ),
+    run: Path = typer.Option(
+        None, help="A run or checkpoint: its alphabet, text normalisation and frame shift."
+    ),
+    frame_shift_ms: float = typer.Option(
+        20.0, help="Between output frames of the network: texts must fit into that many."
+    ),
+    feature_shift_ms: float = typer.Option(10.0, help="Between frames of precomputed features."),
+    normalize: bool = typer.Option(
+        False, "--normalize", help="Normalise texts first: lower case, punctuation removed."
+    ),
+    quick: bool = typer.Option(
+        False, "--quick", help="Read headers only: finds no damage within a file, no equal sounds."
+    ),
+    clean: Path = typer.Option(
+        None, help="Write what is good to this manifest (for several manifests: into this folder)."
+    ),
+) -> None:
+    """List everything that is wrong with manifests, at once.
+
+    Looks for: lines that are no utterance, files that are missing or cannot be read, durations
+    that are not the file's, empty texts, characters outside the alphabet, texts too long for their
+    recording, recordings that are in two manifests or twice in one. Speakers and texts that two
+    manifests share are noted.
+
+    Example:
+
+      ctcspeech data check train.jsonl dev.jsonl test.jsonl --alphabet alphabet.json
+
+    Exit code 1 if anything is wrong.
+    """
+    from ctcspeech.check import check_manifests
+    from ctcspeech.manifest import write_manifest
+    from ctcspeech.normalize import Normalizer
+    from ctcspeech.progress import Progress, format_duration
+
+    labels, normalizer, frame_shift_ms = _from_run(run, frame_shift_ms)
+    if alphabet is not None:
+        from ctcspeech.alphabet import Alphabet
+
+        labels = Alphabet.load(alphabet)
+    if normalize:
+        normalizer = Normalizer()
+    with Progress("checking", unit="utterance") as progress:
+        report = check_manifests(
+            manifests,
+            alphabet=labels,
+            normalizer=normalizer,
+            frame_shift_ms=frame_shift_ms,
+            feature_shift_ms=feature_shift_ms,
+            quick=quick,
+            started=lambda count: setattr(progress, "total", count),
+            advance=progress.advance,
+        )
+    for problem in report.problems:
+        print(problem)
+    for note in report.notes:
+        print(f"note: {note}")
+    kinds: dict[str, int] = {}
+    for problem in report.problems:
+        kinds[problem.kind] = kinds.get(problem.kind, 0) + 1
+    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
+    print(
+        f"{report.utterances} utterances, {format_duration(report.seconds)} of audio: "
+        + (f"{len(report.problems)} problems ({counts})" if counts else "nothing wrong")
+    )
+    if clean is not None:
+        for path, utterances in report.good.items():
+            target = clean if len(report.good) == 1 else clean / path.name
+            write_manifest(target, utterances)
+            print(f"{target}: {len(utterances)} good utterances")
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def _from_run(
+    run: Path | None, frame_shift_ms: float
+) -> "tuple[Alphabet | None, Normalizer | None, float]":
+    """The alphabet, the normaliser and the output's frame shift of a checkpoint."""
+    if run is None:
+        return None, None, frame_shift_ms
+    from ctcspeech.checkpoint import load_checkpoint
+    from ctcspeech.normalize import Normalizer
+
+    checkpoint = load_checkpoint(run)
+    rules = checkpoint.config.get("data", {}).get("normalizer")
+    normalizer = None if rules is None else Normalizer.model_validate(rules)
+    return checkpoint.alphabet, normalizer, checkpoint.frame_shift_ms
+
+
+@app.command(no_args_is_help=True)
+def stats(
+    manifests: list[Path] = typer.Argument(help="Manifests."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON, an object a manifest."),
+) -> None:
+    """Hours, utterances, durations, speakers, words, characters, speaking rate.
+
+    Example:
+
+      ctcspeech data stats train.jsonl test.jsonl
+    """
+    import json
+    from dataclasses import asdict
+
+    from ctcspeech.manifest import read_manifest, summarize
+
+    corpora = {str(path): read_manifest(path) for path in manifests}
+    if len(corpora) > 1:
+        corpora["all"] = [utterance for items in corpora.values() for utterance in items]
+    summaries = {name: summarize(items) for name, items in corpora.items()}
+    if as_json:
+        values = {name: asdict(summary) for name, summary in summaries.items()}
+        print(json.dumps(values, ensure_ascii=False, indent=1))
+        return
+    for name, summary in summaries.items():
+        print(_format_summary(name, summary))
+
+
+def _format_summary(name: str, summary: "Summary") -> str:
+    quantiles = "  ".join(f"{k} {v:.2f}" for k, v in summary.duration_quantiles.items())
+    characters = "  ".join(
+        f"{'space' if character == ' ' else character} {count}"
+        for character, count in summary.characters.items()
+    )
+    rate = f"{summary.characters_per_second:.1f} characters, {summary.words_per_second:.1f} words"
+    rows = [
+        ("hours", f"{summary.hours:.3f}"),
+        ("utterances", f"{summary.utterances}"),
+        ("seconds", quantiles),
+        ("speakers", f"{summary.speakers}"),
+        ("texts", f"{summary.texts} different"),
+        ("words", f"{summary.words}, {summary.vocabulary} different"),
+        ("a second", rate),
+        ("characters", f"{len(summary.characters)} different: {characters}"),
+    ]
+    return "\n".join([name, *(f"  {label:<11} {value}" for label, value in rows)])
