@@ -46,7 +46,8 @@ def test_import_check_stats_alphabet(recordings, tmp_path):
     assert values["characters"]["o"] == 3
     assert values["characters_per_second"] == pytest.approx(17 / 2)
     assert values["duration_quantiles"]["max"] == 1.5
-    result = run("stats", manifest, manifest)
+    (tmp_path / "n.jsonl").write_text(manifest.read_text())
+    result = run("stats", manifest, tmp_path / "n.jsonl")
     assert "characters" in result.output and "\nall\n" in result.output
 
 
