@@ -26,7 +26,7 @@ LAYERS = [
     ],
     ["augment", "manifest", "decoder", "greedy", "model", "formats", "normalize"],
     ["errors", "files", "progress", "hypothesis", "_core", "_ctc_terms"],
-    ["errors", "files", "progress", "hypothesis", "_core", "pcm"],
+    ["errors", "files", "progress", "hypothesis", "_core", "pcm", "wsola"],
     ["feature_files"],
     ["audio", "features", "alphabet", "metrics", "ctc", "align", "language_model", "emissions"],
     ["augment", "manifest", "decoder", "model", "formats", "normalize"],
