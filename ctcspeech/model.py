@@ -103,6 +103,7 @@ class AcousticModel(nn.Module):
     for a frame of emissions, None when the whole utterance is.
     """
 
+    config: DeepSpeech1Config | DeepSpeech2Config
     num_features: int
     num_labels: int
     subsampling: int
@@ -140,7 +141,7 @@ class DeepSpeech1(AcousticModel):
 
     def __init__(self, config: DeepSpeech1Config, num_features: int, num_labels: int) -> None:
         super().__init__()
-        self.config = config
+        self.config: DeepSpeech1Config = config
         self.num_features, self.num_labels = num_features, num_labels
         self.subsampling, self.lookahead = config.stride, None
         self.receptive_field = 2 * config.context + 1
@@ -181,7 +182,7 @@ class DeepSpeech2(AcousticModel):
 
     def __init__(self, config: DeepSpeech2Config, num_features: int, num_labels: int) -> None:
         super().__init__()
-        self.config = config
+        self.config: DeepSpeech2Config = config
         self.num_features, self.num_labels = num_features, num_labels
         self.convolutions = nn.ModuleList()
         self.subsampling, self.receptive_field = 1, 1

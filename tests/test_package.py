@@ -12,7 +12,7 @@ PACKAGE = Path(ctcspeech.__file__).parent
 
 # Rooms from the ground up: a module imports only from the rows above its own.
 LAYERS = [
-    ["errors", "files", "progress", "hypothesis", "recurrent", "_core"],
+    ["errors", "files", "progress", "hypothesis", "optimizer", "recurrent", "runlog", "_core"],
     [
         "audio",
         "features",
@@ -34,6 +34,7 @@ LAYERS = [
     ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"],
     ["dataset", "checkpoint", "config", "recordings"],
     ["dataset", "check", "corpora", "checkpoint", "config"],
+    ["training_data", "validation"],
     ["transcribe"],
     ["train", "evaluate"],
     ["cli"],

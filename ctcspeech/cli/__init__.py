@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from ctcspeech.cli import data
+from ctcspeech.cli import data, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +33,7 @@ def options(
 # Verbs, in the order in which --help shows them: app.command()(module.verb) for a single one,
 # app.add_typer(module.app, name="verb") for a group.
 app.add_typer(data.app, name="data")
+app.command("train", help=train.HELP)(train.train)
 
 
 def main() -> None:

@@ -1,0 +1,135 @@
+"""Reading a run's configuration: overrides, paths, and what is said of a wrong key."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctcspeech.config import load_config, save_config, to_toml, tomllib
+from ctcspeech.errors import ConfigError
+from ctcspeech.model import DeepSpeech1Config, DeepSpeech2Config
+
+LEAST = '[data]\ntrain = "train.jsonl"\n'
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "run.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def message(write, text, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(text), overrides)
+    return str(caught.value)
+
+
+def test_the_least_configuration(write, tmp_path):
+    config = load_config(write(LEAST))
+    assert config.data.train == [tmp_path / "train.jsonl"]
+    assert isinstance(config.model, DeepSpeech2Config)
+
+
+def test_overrides_are_toml_values_or_else_strings(write):
+    config = load_config(
+        write(LEAST + "[model]\nhidden = 3\n"),
+        [
+            "model.hidden=128",
+            "model.channels=[16, 16]",
+            "train.learning_rate=3e-4",
+            "train.average=false",
+            "train.optimizer=sgd",
+            "features.num_bins = 40",
+            "data.normalizer.case=upper",
+        ],
+    )
+    assert config.model.hidden == 128 and config.model.channels == [16, 16]
+    assert config.train.learning_rate == 3e-4 and config.train.average is False
+    assert config.train.optimizer == "sgd" and config.features.num_bins == 40
+    assert config.data.normalizer.case == "upper"
+
+
+def test_paths_are_meant_from_the_file_and_overrides_from_here(write, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    text = LEAST + 'validation = ["../a.jsonl", "/b.jsonl"]\n[augment]\nnoise_folder = "noise"\n'
+    config = load_config(write(text), ["data.train=[mine.jsonl]", "data.alphabet=x.json"][1:])
+    assert config.data.validation == [tmp_path.parent / "a.jsonl", Path("/b.jsonl")]
+    assert config.augment.noise_folder == tmp_path / "noise"
+    assert config.data.alphabet == here / "x.json"
+    assert load_config(write(text), ["data.train=m.jsonl"]).data.train == [here / "m.jsonl"]
+
+
+def test_an_unknown_key_proposes_the_nearest(write):
+    assert "model.hiden is unknown; did you mean model.hidden?" in message(
+        write, LEAST + "[model]\nhiden = 3\n"
+    )
+    assert "train.learning_rat is unknown; did you mean train.learning_rate?" in message(
+        write, LEAST, "train.learning_rat=1"
+    )
+    # In the wrong section.
+    assert "train.hidden is unknown; did you mean model.hidden?" in message(
+        write, LEAST, "train.hidden=1"
+    )
+    # A key of the other architecture is no proposal.
+    text = message(write, LEAST, "model.architecture=deepspeech1", "model.layers=3")
+    assert "model.layers is unknown" in text and "did you mean model.layers" not in text
+    assert "modle is unknown; did you mean model?" in message(write, LEAST, "modle.hidden=1")
+    assert "did you mean data.normalizer.case?" in message(write, LEAST, "data.normalizer.cas=x")
+
+
+def test_wrong_values_name_key_bound_and_value(write):
+    text = message(write, LEAST, "model.hidden=0", "train.optimizer=adam")
+    assert "model.hidden: input should be greater than or equal to 1, got 0" in text
+    assert "train.optimizer: input should be 'adamw' or 'sgd', got 'adam'" in text
+    assert text.count("run.toml:") == 2
+    assert "data.train is missing" in message(write, "[data]\n")
+    assert "data is missing" in message(write, "")
+    assert "model.channels" in message(write, LEAST, "model.channels=[]")
+    text = message(write, LEAST, "model.time_width=[4, 5]")
+    assert "time_width must be odd" in text
+
+
+def test_what_is_no_configuration(write, tmp_path):
+    with pytest.raises(ConfigError, match="cannot read the configuration .*none.toml"):
+        load_config(tmp_path / "none.toml")
+    assert "is not valid TOML" in message(write, "[data\n")
+    assert "must look like section.key=value" in message(write, LEAST, "hidden=3")
+    assert "must look like section.key=value" in message(write, LEAST, "model.hidden")
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["", '[model]\narchitecture = "deepspeech1"\n', "[augment]\ngain_probability = 1\n"],
+)
+def test_what_is_saved_is_read_back(write, tmp_path, more):
+    config = load_config(write(LEAST + 'normalizer = {replace = {"&" = " and "}}\n' + more))
+    save_config(config, tmp_path / "other" / "saved.toml")
+    again = load_config(tmp_path / "other" / "saved.toml")
+    assert again.model_dump() == config.model_dump()
+    assert isinstance(again.model, DeepSpeech1Config) == ("deepspeech1" in more)
+
+
+VALUES = st.recursive(
+    st.booleans()
+    | st.integers(-(2**62), 2**62)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(VALUES)
+def test_toml_is_written_as_it_is_read(value):
+    assert tomllib.loads(f"value = {to_toml(value)}")["value"] == value
