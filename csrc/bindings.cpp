@@ -38,6 +38,7 @@ NB_MODULE(_core, m) {
   m.doc() = "The native core of ctcspeech. Use it through the Python modules.";
   ctcspeech::bind_align(m);
   ctcspeech::bind_cpu(m);
+  ctcspeech::bind_ngram_estimate(m);
   ctcspeech::bind_ngram(m);
   ctcspeech::bind_ctc(m);
 }

@@ -9,5 +9,6 @@ void bind_align(nanobind::module_& m);  // bindings_align.cpp
 void bind_cpu(nanobind::module_& m);    // bindings.cpp
 void bind_ngram(nanobind::module_& m);  // bindings_ngram.cpp
 void bind_ctc(nanobind::module_& m);    // bindings_ctc.cpp
+void bind_ngram_estimate(nanobind::module_& m);  // bindings_ngram_estimate.cpp
 
 }  // namespace ctcspeech
