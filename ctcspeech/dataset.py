@@ -245,11 +245,12 @@ def collate(items: Sequence[Item | Failure]) -> Batch:
 class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
     """Batches of utterances of like length, each as full as `max_seconds` allows.
 
-    The utterances are sorted by duration and cut into buckets whose longest is at most a quarter
-    longer than the shortest; in an epoch each bucket is shuffled and dealt out to its batches, and
-    the batches are shuffled. A batch of N utterances, the longest of d seconds, keeps
-    N * d <= max_seconds (what the padded batch holds) and N <= max_utterances; an utterance longer
-    than max_seconds is a batch of its own. Every epoch has the same number of batches.
+    The utterances are sorted by duration and cut into buckets, each of whole batches (two at
+    least) of utterances at most a quarter shorter than the bucket's longest, as far as there are
+    such. In an epoch each bucket is shuffled and dealt out to its batches, and the batches are
+    shuffled. A batch of N utterances, the longest of d seconds, keeps N * d <= max_seconds (what
+    the padded batch holds) and N <= max_utterances; an utterance longer than max_seconds is a batch
+    of its own. Every epoch has the same number of batches.
 
     With `sorta_grad` epoch 0 goes from the shortest to the longest, unshuffled (Amodei et al. 2016,
     section 3.3). With `shuffle=False` every epoch does.
@@ -289,8 +290,8 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
         self.rank, self.world_size = rank, world_size
         self.epoch = self.skip = 0
         self._order = np.argsort(self.durations, kind="stable")
-        self._buckets = self._make_buckets()
-        self._sizes = self._make_sizes()
+        self._buckets, sizes = self._make_buckets()
+        self._sizes = _split_evenly(sizes, world_size)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Which epoch comes next; `skip` leaves out this rank's first batches, once."""
@@ -329,38 +330,37 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
         count = max(1, int(self.max_seconds / longest + 1e-9))
         return count if self.max_utterances is None else min(count, self.max_utterances)
 
-    def _make_buckets(self) -> list[tuple[int, int]]:
-        """Ranges of the sorted order: utterances within a quarter, or 0.25 s, of the shortest."""
-        buckets, start = [], 0
-        sorted_durations = self.durations[self._order]
-        for i, duration in enumerate(sorted_durations):
-            first = sorted_durations[start]
-            if duration > max(1.25 * first, first + 0.25):
-                buckets.append((start, i))
-                start = i
-        if len(sorted_durations):
-            buckets.append((start, len(sorted_durations)))
-        return buckets
+    def _make_buckets(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """Ranges of the sorted order, and the sizes of the batches in them, both ascending.
 
-    def _make_sizes(self) -> list[int]:
-        """How many utterances each batch has, in sorted order: fixed for all epochs.
-
-        A bucket's batches are of equal size, to one, and fit whichever of its utterances they get.
-        To make the number of batches a multiple of world_size the largest are split.
+        Made from the longest downwards, so that all batches are full but that of the shortest.
+        The sizes hold for every epoch: a batch fits whichever of its bucket's utterances it gets.
         """
+        buckets: list[tuple[int, int]] = []
         sizes: list[int] = []
-        for start, end in self._buckets:
-            most = self._per_batch(self.durations[self._order[end - 1]])
-            batches = -(-(end - start) // most)
-            small, larger = divmod(end - start, batches)
-            sizes += [small + 1] * larger + [small] * (batches - larger)
-        while len(sizes) % self.world_size:
-            largest = int(np.argmax(sizes))
-            if sizes[largest] == 1:
-                break
-            half = sizes[largest] // 2
-            sizes[largest : largest + 1] = [sizes[largest] - half, half]
-        return sizes
+        durations = self.durations[self._order]
+        end = len(durations)
+        while end:
+            longest = durations[end - 1]
+            size = self._per_batch(longest)
+            alike = end - int(np.searchsorted(durations[:end], 0.8 * longest))
+            count = min(max(2, alike // size) * size, end)
+            buckets.append((end - count, end))
+            sizes += [size] * (count // size) + [count % size] * (count % size > 0)
+            end -= count
+        return buckets[::-1], sizes[::-1]
+
+
+def _split_evenly(sizes: list[int], world_size: int) -> list[int]:
+    """Splits the largest batches until their number is a multiple of world_size, if that can be."""
+    sizes = list(sizes)
+    while len(sizes) % world_size:
+        largest = int(np.argmax(sizes))
+        if sizes[largest] == 1:
+            break
+        half = sizes[largest] // 2
+        sizes[largest : largest + 1] = [sizes[largest] - half, half]
+    return sizes
 
 
 class BatchLoader:

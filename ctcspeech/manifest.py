@@ -48,9 +48,9 @@ class Utterance:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.audio_filepath is not None:
+        if isinstance(self.audio_filepath, str):
             self.audio_filepath = Path(self.audio_filepath)
-        if self.features_filepath is not None:
+        if isinstance(self.features_filepath, str):
             self.features_filepath = Path(self.features_filepath)
         if self.audio_filepath is None and self.features_filepath is None:
             raise ValueError("an Utterance needs audio_filepath or features_filepath")
@@ -74,6 +74,8 @@ class Utterance:
 
 def split_archive(path: Path) -> tuple[Path, str | None]:
     """`feats.ark:1234` apart: the file, and the place in it (None for any other path)."""
+    if ".ark:" not in path.name:
+        return path, None
     match = re.fullmatch(r"(.+\.ark):(\d+)", str(path))
     return (Path(match[1]), match[2]) if match else (path, None)
 
