@@ -164,7 +164,7 @@ def _librispeech(source: Path, problems: list[str]) -> Splits:
         chapter = transcript.parent
         depth = chapter.relative_to(source).parts
         subset = depth[-3] if len(depth) >= 3 else source.name
-        for number, line in _text_lines(transcript):
+        for number, line in _lines_or_problem(transcript, problems):
             name, _, text = line.partition(" ")
             audio = _find_audio(chapter / name)
             if audio is None:
@@ -200,26 +200,35 @@ def _table(
     path: Path, problems: list[str], delimiter: str, audio: str, text: str, folder: Path
 ) -> Iterator[Utterance]:
     """The rows of a table of recordings and texts, the columns named by its first line."""
+    for line, row in _rows(path, delimiter, {audio, text}):
+        if not row[audio] or row[text] is None:
+            problems.append(f"{path}:{line}: {audio} or {text} is missing")
+            continue
+        recording = folder / row[audio]
+        if not recording.suffix:
+            recording = recording.with_suffix(".mp3")  # as early releases wrote it
+        speaker = row.get("client_id") or row.get("speaker") or None
+        yield Utterance(recording, text=row[text].strip(), speaker=speaker)
+
+
+def _rows(path: Path, delimiter: str, columns: set[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a table that must have these columns, with their line numbers."""
     options: dict[str, Any] = {"delimiter": delimiter}
     if delimiter == "\t":
         options["quoting"] = csv.QUOTE_NONE
     with _open_text(path) as file:
         rows = csv.DictReader(file, **options)
-        missing = {audio, text} - set(rows.fieldnames or ())
-        if missing:
-            raise ManifestError(
-                f"{path}:1: the columns {audio} and {text} are needed, missing: "
-                f"{', '.join(sorted(missing))}; found: {', '.join(rows.fieldnames or ['none'])}"
-            )
-        for row in rows:
-            if not row[audio] or row[text] is None:
-                problems.append(f"{path}:{rows.line_num}: {audio} or {text} is missing")
-                continue
-            recording = folder / row[audio]
-            if not recording.suffix:
-                recording = recording.with_suffix(".mp3")  # as early releases wrote it
-            speaker = row.get("client_id") or row.get("speaker") or None
-            yield Utterance(recording, text=row[text].strip(), speaker=speaker)
+        try:
+            missing = columns - set(rows.fieldnames or ())
+            if missing:
+                raise ManifestError(
+                    f"{path}:1: the columns {' and '.join(sorted(columns))} are needed, missing: "
+                    f"{', '.join(sorted(missing))}; found: {', '.join(rows.fieldnames or ['none'])}"
+                )
+            for row in rows:
+                yield rows.line_num, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path}:{rows.line_num + 1}: cannot be read: {error}") from error
 
 
 def _kaldi(source: Path, problems: list[str]) -> Splits:
@@ -369,7 +378,10 @@ def _folder(source: Path, problems: list[str]) -> Splits:
         if not texts:
             problems.append(f"{path}: no {path.stem}.txt beside it")
             continue
-        text = " ".join(line for _, line in _text_lines(texts[0]))
+        before = len(problems)
+        text = " ".join(line for _, line in _lines_or_problem(texts[0], problems))
+        if len(problems) > before:
+            continue
         speaker = path.parent.name if path.parent != source else None
         utterances.append(Utterance(path, text=" ".join(text.split()), speaker=speaker))
     return {source.name: utterances}
@@ -419,6 +431,15 @@ def _open_text(path: Path) -> IO[str]:
         return open(path, encoding="utf-8-sig", newline="")
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _lines_or_problem(path: Path, problems: list[str]) -> list[tuple[int, str]]:
+    """The lines of one text of many: if it cannot be read, that is a problem, not the end."""
+    try:
+        return list(_text_lines(path))
+    except ManifestError as error:
+        problems.append(str(error))
+        return []
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:

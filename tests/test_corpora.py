@@ -231,6 +231,22 @@ def test_folder_with_damaged_recordings(tmp_path):
     assert all(name in text for name in ("lonely.wav", "cut.wav", "text.wav"))
 
 
+def test_texts_that_are_no_utf8(tmp_path):
+    wave(tmp_path / "f/a.wav")
+    wave(tmp_path / "f/b.wav")
+    write(tmp_path / "f/a.txt", "good")
+    (tmp_path / "f/b.txt").write_bytes(b"caf\xe9")
+    found = import_corpus("folder", tmp_path / "f")
+    assert [u.text for u in found.splits["f"]] == ["good"]
+    assert len(found.problems) == 1 and "b.txt is not UTF-8" in found.problems[0]
+    (tmp_path / "t.csv").write_bytes(b"wav_filename,wav_filesize,transcript\nf/a.wav,1,caf\xe9\n")
+    with pytest.raises(ManifestError, match=r"t\.csv:\d+: cannot be read"):
+        import_corpus("deepspeech", tmp_path / "t.csv")
+    write(tmp_path / "empty.csv", "")
+    with pytest.raises(ManifestError, match="found: none"):
+        import_corpus("deepspeech", tmp_path / "empty.csv")
+
+
 def test_manifest_without_durations(tmp_path):
     wave(tmp_path / "a.wav", 2.0)
     lines = [

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from ctcspeech.alphabet import Alphabet
     from ctcspeech.corpora import Imported
     from ctcspeech.manifest import Summary
-    from ctcspeech.normalize import Normalizer
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -146,7 +144,8 @@ def check(
         help="Manifests; several are taken for splits that must have no recording in common."
     ),
     alphabet: Path = typer.Option(
-        None, help="An alphabet.json: texts with other characters are listed."
+        None,
+        help="An alphabet.json or a SentencePiece model: texts with other characters are listed.",
     ),
     run: Path = typer.Option(
         None, help="A run or checkpoint: its alphabet, text normalisation and frame shift."
@@ -178,16 +177,26 @@ def check(
 
     Exit code 1 if anything is wrong.
     """
+    from ctcspeech.alphabet import Alphabet
     from ctcspeech.check import check_manifests
     from ctcspeech.manifest import write_manifest
     from ctcspeech.normalize import Normalizer
     from ctcspeech.progress import Progress, format_duration
 
-    labels, normalizer, frame_shift_ms = _from_run(run, frame_shift_ms)
-    if alphabet is not None:
-        from ctcspeech.alphabet import Alphabet
+    labels: Alphabet | None = None
+    normalizer: Normalizer | None = None
+    if run is not None:
+        from ctcspeech.checkpoint import load_checkpoint
 
-        labels = Alphabet.load(alphabet)
+        checkpoint = load_checkpoint(run)
+        labels = checkpoint.alphabet
+        rules = checkpoint.config.get("data", {}).get("normalizer")
+        normalizer = None if rules is None else Normalizer.model_validate(rules)
+        frame_shift_ms = checkpoint.frame_shift_ms
+        feature_shift_ms = checkpoint.features.config.shift_ms
+    if alphabet is not None:
+        json_file = alphabet.suffix == ".json"
+        labels = Alphabet.load(alphabet) if json_file else Alphabet.from_sentencepiece(alphabet)
     if normalize:
         normalizer = Normalizer()
     with Progress("checking", unit="utterance") as progress:
@@ -220,21 +229,6 @@ def check(
             print(f"{target}: {len(utterances)} good utterances")
     if report.problems:
         raise typer.Exit(1)
-
-
-def _from_run(
-    run: Path | None, frame_shift_ms: float
-) -> "tuple[Alphabet | None, Normalizer | None, float]":
-    """The alphabet, the normaliser and the output's frame shift of a checkpoint."""
-    if run is None:
-        return None, None, frame_shift_ms
-    from ctcspeech.checkpoint import load_checkpoint
-    from ctcspeech.normalize import Normalizer
-
-    checkpoint = load_checkpoint(run)
-    rules = checkpoint.config.get("data", {}).get("normalizer")
-    normalizer = None if rules is None else Normalizer.model_validate(rules)
-    return checkpoint.alphabet, normalizer, checkpoint.frame_shift_ms
 
 
 @app.command(no_args_is_help=True)
