@@ -92,3 +92,28 @@ def test_wrong_usage(recordings, tmp_path):
 def test_help_has_an_example(verb):
     result = run(verb, "--help")
     assert result.exit_code == 0 and f"ctcspeech data {verb}" in result.output
+
+
+def test_check_takes_alphabet_and_frames_of_a_run(recordings, tmp_path):
+    from pydantic import TypeAdapter
+
+    from ctcspeech.checkpoint import Checkpoint, save_checkpoint
+    from ctcspeech.features import FeatureConfig, FeatureExtractor
+    from ctcspeech.model import ModelConfig, build_model
+
+    run("import", "folder", recordings, tmp_path / "m.jsonl", "--raw-text")
+    values = {"channels": [4], "time_stride": [2], "time_width": [5], "layers": 1, "hidden": 4}
+    config = TypeAdapter(ModelConfig).validate_python(
+        {"architecture": "deepspeech2", "convolution": "1d", **values}
+    )
+    features = FeatureExtractor(
+        FeatureConfig(sample_rate=8000, num_bins=8, shift_ms=50, window_ms=50, normalization="none")
+    )
+    alphabet = Alphabet.from_text(["helo yu"])
+    model = build_model(config, features.num_features, len(alphabet))
+    checkpoint = Checkpoint(model, features, alphabet, {"data": {"normalizer": {}}})
+    save_checkpoint(tmp_path / "run", checkpoint)
+    result = run("check", tmp_path / "m.jsonl", "--run", tmp_path / "run")
+    # "hello you" of 0.5 s: 9 labels and a repeat in 5 frames of 100 ms; "it's two" has no labels
+    assert result.exit_code == 1 and "2 problems (alphabet 1, too-long 1)" in result.output
+    assert "10 frames (9 labels + 1 repeats), but 0.500 s have only 5 of 100 ms" in result.output
