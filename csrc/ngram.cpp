@@ -7,6 +7,7 @@
 
 #include "ngram_arpa.h"
 #include "ngram_probing.h"
+#include "ngram_trie.h"
 
 namespace ctcspeech::ngram {
 
@@ -61,7 +62,10 @@ std::unique_ptr<Model> Model::from_image(std::unique_ptr<Image> image, const std
   model->eos_ = header.eos;
   try {
     model->vocabulary_ = std::make_unique<VocabularyView>(*image);
-    model->probing_ = std::make_unique<ProbingView>(*image);
+    if (model->kind_ == Kind::kProbing)
+      model->probing_ = std::make_unique<ProbingView>(*image);
+    else
+      model->trie_ = std::make_unique<TrieView>(*image);
   } catch (const Error& error) {
     throw Error(name + ": " + error.what());
   }
@@ -70,7 +74,8 @@ std::unique_ptr<Model> Model::from_image(std::unique_ptr<Image> image, const std
   if (model->order_ > 1) {
     begin.length = 1;
     begin.words[0] = model->bos_;
-    begin.backoff[0] = model->probing_->unigrams[model->bos_].backoff;
+    begin.backoff[0] = model->probing_ ? model->probing_->unigrams[model->bos_].backoff
+                                       : model->trie_->unigrams[model->bos_].backoff;
   }
   return model;
 }
@@ -82,7 +87,7 @@ WordIndex Model::index(std::string_view word) const { return vocabulary_->index(
 std::string_view Model::word(WordIndex index) const { return vocabulary_->word(index); }
 
 WordScore Model::full_score(const State& in, WordIndex word, State& out) const {
-  return probing_->full_score(in, word, out);
+  return probing_ ? probing_->full_score(in, word, out) : trie_->full_score(in, word, out);
 }
 
 }  // namespace ctcspeech::ngram

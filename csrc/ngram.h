@@ -64,6 +64,7 @@ enum class Kind { kProbing = 1, kTrie = 2 };
 class Image;           // ngram_image.h: the sections of a binary model, in memory or mapped
 class VocabularyView;  // ngram_vocabulary.h
 struct ProbingView;    // ngram_probing.h
+struct TrieView;       // ngram_trie.h
 
 class Model {
  public:
@@ -102,7 +103,8 @@ class Model {
 
   std::unique_ptr<Image> image_;
   std::unique_ptr<VocabularyView> vocabulary_;
-  std::unique_ptr<ProbingView> probing_;
+  std::unique_ptr<ProbingView> probing_;  // one of the two is set
+  std::unique_ptr<TrieView> trie_;
   Kind kind_ = Kind::kProbing;
   int order_ = 0;
   size_t vocab_size_ = 0;

@@ -31,4 +31,8 @@ class LineReader {
 // The table is complete()d.
 std::unique_ptr<Table> read_arpa(LineReader& lines, const std::string& name, float unknown);
 
+// Gives the text of an ARPA file to `write`, piece by piece. Numbers are written so that reading gives
+// the same floats.
+void write_arpa(const Table& table, const std::function<void(std::string_view)>& write);
+
 }  // namespace ctcspeech::ngram

@@ -7,8 +7,16 @@
 
 namespace ctcspeech::ngram {
 
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the binary format is used in place");
+
 inline uint64_t multiply_high(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+
+// a * b / c, where b <= 2^40 or so and the result fits.
+inline uint64_t multiply_divide(uint64_t a, uint64_t b, uint64_t c) {
+  return (b >> 32) == 0 ? a * b / c
+                        : static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b / c);
 }
 
 // A bucket in [0, buckets) from the high bits of a hash.

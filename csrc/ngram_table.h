@@ -57,7 +57,16 @@ struct Table {
   void complete();
 };
 
-// Both throw Error, and std::bad_alloc.
+// Images of a complete()d table. Bits of 0 keep the floats; else probability_bits from 1, backoff_bits
+// from 2, to kMaxCodeBits.
+constexpr int kMaxCodeBits = 24;
 std::unique_ptr<Image> build_probing(const Table& table);
+std::unique_ptr<Image> build_trie(const Table& table, int probability_bits, int backoff_bits);
+
+// The n-grams of a trie image. (A probing image cannot be listed: it keeps hashes only.)
+std::unique_ptr<Table> trie_table(const Image& image);
+
+// The static linear interpolation of two models: see ngram_mix.cpp.
+std::unique_ptr<Table> mix(const Table& first, const Table& second, double first_weight);
 
 }  // namespace ctcspeech::ngram

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from ctcspeech.cli import data, train
+from ctcspeech.cli import data, lm
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +35,7 @@ def options(
 # app.add_typer(module.app, name="verb") for a group.
 app.add_typer(data.app, name="data")
 app.command("train", help=train.HELP)(train.train)
+app.add_typer(lm.app, name="lm")
 
 
 def main() -> None:
