@@ -37,6 +37,7 @@ void bind_cpu(nb::module_& m) {
 NB_MODULE(_core, m) {
   m.doc() = "The native core of ctcspeech. Use it through the Python modules.";
   ctcspeech::bind_align(m);
+  ctcspeech::bind_beam(m);
   ctcspeech::bind_cpu(m);
   ctcspeech::bind_ngram_estimate(m);
   ctcspeech::bind_ngram(m);

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Alignment": "align",
     "Alphabet": "alphabet",
+    "BeamDecoder": "decoder",
     "CTCLoss": "ctc",
     "Checkpoint": "checkpoint",
     "CtcSpeechError": "errors",
