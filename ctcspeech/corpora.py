@@ -387,6 +387,23 @@ def _folder(source: Path, problems: list[str]) -> Splits:
     return {source.name: utterances}
 
 
+def _ljspeech(source: Path, problems: list[str]) -> Splits:
+    """LJSpeech's layout: metadata.csv (ID|text, or ID|text|normalised text) and the folder wavs."""
+    metadata = source / "metadata.csv" if source.is_dir() else source
+    utterances = []
+    for number, line in _text_lines(metadata):
+        name, *texts = line.split("|")
+        audio = _find_audio(metadata.parent / "wavs" / name.removesuffix(".wav"))
+        if not texts:
+            raise ManifestError(f"{metadata}:{number}: must be ID|text, got {line!r}")
+        if audio is None:
+            problems.append(f"{metadata}:{number}: no recording wavs/{name}.wav")
+            continue
+        text = texts[1] if len(texts) > 1 and texts[1].strip() else texts[0]
+        utterances.append(Utterance(audio, text=text.strip()))
+    return {metadata.absolute().parent.name: utterances}
+
+
 def _manifest(source: Path, problems: list[str]) -> Splits:
     """A manifest whose durations are missing or wrong: they are measured, offsets are kept."""
     utterances = []
@@ -406,6 +423,7 @@ KINDS: dict[str, Callable[[Path, list[str]], Splits]] = {
     "kaldi": _kaldi,
     "commonvoice": _commonvoice,
     "an4": _an4,
+    "ljspeech": _ljspeech,
     "folder": _folder,
     "manifest": _manifest,
 }

@@ -13,9 +13,10 @@ archive, `feats.ark:1234`. Other keys are kept as they are.
 import json
 import math
 import os
+import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ from typing import Any
 from ctcspeech.errors import ManifestError
 from ctcspeech.files import atomic_write
 
-__all__ = ["Summary", "Utterance", "read_lines", "read_manifest", "summarize", "write_manifest"]
+__all__ = [
+    "Summary",
+    "Utterance",
+    "read_lines",
+    "read_manifest",
+    "split_utterances",
+    "summarize",
+    "write_manifest",
+]
 
 KNOWN = ("id", "audio_filepath", "features_filepath", "offset", "duration", "text", "speaker")
 ERRORS_SHOWN = 10
@@ -177,6 +186,60 @@ def summarize(utterances: Iterable[Utterance]) -> Summary:
         characters_per_second=characters.total() / seconds if seconds else 0.0,
         words_per_second=words.total() / seconds if seconds else 0.0,
     )
+
+
+def split_utterances(
+    utterances: Sequence[Utterance], shares: Mapping[str, float], by: str = "text", seed: int = 0
+) -> dict[str, list[Utterance]]:
+    """Divides a corpus into "train" and what `shares` names, as {"dev": 0.1, "test": 0.1}.
+
+    Utterances of the same text, speaker (`by`) or recording ("recording") stay together, so that
+    what is measured on one split was not heard in another. A share is of the total duration, as
+    near as whole groups allow; each split gets at least one group. The same seed gives the same
+    splits. The order of the utterances is kept.
+
+    Raises ManifestError when there are too few groups, or speakers are not told.
+    """
+    if any(not 0 < share < 1 for share in shares.values()) or sum(shares.values()) >= 1:
+        raise ValueError(f"shares must be above 0 and below 1 in sum, got {dict(shares)}")
+    keys = [_group(utterance, by) for utterance in utterances]
+    seconds: dict[str, float] = {}
+    for key, utterance in zip(keys, utterances, strict=True):
+        seconds[key] = seconds.get(key, 0.0) + utterance.duration
+    if len(seconds) <= len(shares):
+        raise ManifestError(
+            f"{len(utterances)} utterances of {len(seconds)} different {by}s cannot be divided "
+            f"into {len(shares) + 1} splits; divide by something else"
+        )
+    order = sorted(seconds)
+    random.Random(seed).shuffle(order)
+    total = math.fsum(seconds.values())
+    home: dict[str, str] = {}
+    for number, (name, share) in enumerate(shares.items()):
+        filled = 0.0
+        needed_later = len(shares) - number  # one group for each split after this one
+        for key in [key for key in order if key not in home]:
+            if len(seconds) - len(home) <= needed_later:
+                break
+            if not filled or filled + seconds[key] / 2 <= share * total:
+                home[key] = name
+                filled += seconds[key]
+    splits: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in shares}}
+    for key, utterance in zip(keys, utterances, strict=True):
+        splits[home.get(key, "train")].append(utterance)
+    return splits
+
+
+def _group(utterance: Utterance, by: str) -> str:
+    if by == "text":
+        return utterance.text
+    if by == "recording":
+        return str(utterance.path)
+    if by != "speaker":
+        raise ValueError(f"by must be text, speaker or recording, got {by!r}")
+    if utterance.speaker is None:
+        raise ManifestError(f"{utterance.path} has no speaker in the manifest; divide by text")
+    return utterance.speaker
 
 
 def _parse(line: str, folder: Path, need_duration: bool) -> Utterance:

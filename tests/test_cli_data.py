@@ -81,6 +81,16 @@ def test_check_lists_problems_and_cleans(recordings, tmp_path):
     assert result.exit_code == 1 and "APOSTROPHE" in result.output
 
 
+def test_split(tmp_path):
+    lines = [{"audio_filepath": f"{i}.wav", "duration": 1, "text": str(i)} for i in range(20)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = run("split", tmp_path / "m.jsonl", tmp_path / "s", "--dev", "0.2", "--test", "0")
+    assert result.exit_code == 0 and "dev.jsonl: 4 utterances" in result.output
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["dev.jsonl", "train.jsonl"]
+    assert read_manifest(tmp_path / "s/train.jsonl")[0].path.parent == tmp_path
+    assert run("split", tmp_path / "m.jsonl", tmp_path / "s", "--dev", "1").exit_code == 2
+
+
 def test_wrong_usage(recordings, tmp_path):
     assert run("import", "timit", recordings, tmp_path / "m.jsonl").exit_code == 2
     result = run("import", "kaldi", recordings, tmp_path / "m.jsonl")
@@ -88,7 +98,7 @@ def test_wrong_usage(recordings, tmp_path):
     assert not (tmp_path / "m.jsonl").exists()
 
 
-@pytest.mark.parametrize("verb", ["import", "check", "stats", "alphabet"])
+@pytest.mark.parametrize("verb", ["import", "check", "stats", "alphabet", "split"])
 def test_help_has_an_example(verb):
     result = run(verb, "--help")
     assert result.exit_code == 0 and f"ctcspeech data {verb}" in result.output

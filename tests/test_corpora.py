@@ -202,6 +202,19 @@ def test_an4_raw_is_refused(tmp_path):
         import_corpus("an4", root)
 
 
+def test_ljspeech(tmp_path):
+    wave(tmp_path / "wavs/LJ1.wav")
+    wave(tmp_path / "wavs/LJ2.wav")
+    write(tmp_path / "metadata.csv", "LJ1|In 1984|In nineteen eighty four\nLJ2|two\nLJ3|x|x\n")
+    found = import_corpus("ljspeech", tmp_path)
+    (utterances,) = found.splits.values()
+    assert [(u.id, u.text) for u in utterances] == [
+        ("LJ1", "In nineteen eighty four"),
+        ("LJ2", "two"),
+    ]
+    assert found.problems == [f"{tmp_path}/metadata.csv:3: no recording wavs/LJ3.wav"]
+
+
 def test_folder_with_damaged_recordings(tmp_path):
     wave(tmp_path / "anna/a.wav")
     write(tmp_path / "anna/a.txt", "Hello\nyou.\n")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ctcspeech import Utterance, read_manifest, write_manifest
 from ctcspeech.errors import ManifestError
-from ctcspeech.manifest import read_lines
+from ctcspeech.manifest import read_lines, split_utterances
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -106,3 +106,45 @@ def test_round_trip(tmp_path_factory, items):
     path = tmp_path_factory.getbasetemp() / "round.jsonl"
     write_manifest(path, items)
     assert read_manifest(path) == items
+
+
+corpora = st.lists(
+    st.tuples(st.sampled_from("abcdefghij"), st.floats(0.1, 5.0)), min_size=3, max_size=60
+)
+
+
+@given(corpora, st.integers(0, 3))
+@settings(max_examples=80, derandomize=True)
+def test_splits(items, seed):
+    utterances = [Utterance(f"{i}.wav", d, text, speaker=text) for i, (text, d) in enumerate(items)]
+    shares = {"dev": 0.2, "test": 0.1}
+    groups = {text for text, _ in items}
+    if len(groups) < 3:
+        with pytest.raises(ManifestError, match="cannot be divided"):
+            split_utterances(utterances, shares, "speaker", seed)
+        return
+    splits = split_utterances(utterances, shares, "speaker", seed)
+    assert list(splits) == ["train", "dev", "test"]
+    texts = [{u.text for u in split} for split in splits.values()]
+    assert all(texts) and sum(map(len, texts)) == len(groups)  # no text in two
+    merged = sorted((u for split in splits.values() for u in split), key=lambda u: int(u.id))
+    assert merged == utterances
+    assert split_utterances(utterances, shares, "speaker", seed) == splits
+    largest = max(sum(u.duration for u in utterances if u.text == text) for text in groups)
+    total = sum(u.duration for u in utterances)
+    for name, share in shares.items():
+        seconds = sum(u.duration for u in splits[name])
+        assert seconds <= share * total + largest + 1e-6
+
+
+def test_split_shares_are_kept():
+    utterances = [Utterance(f"{i}.wav", 1.0, f"text {i}") for i in range(1000)]
+    splits = split_utterances(utterances, {"dev": 0.1, "test": 0.05})
+    assert [len(split) for split in splits.values()] == [850, 100, 50]
+    assert split_utterances(utterances, {"dev": 0.1, "test": 0.05}, seed=1) != splits
+    with pytest.raises(ManifestError, match="no speaker"):
+        split_utterances(utterances, {"dev": 0.1}, "speaker")
+    with pytest.raises(ValueError, match="by must be"):
+        split_utterances(utterances, {"dev": 0.1}, "word")
+    with pytest.raises(ValueError, match="shares must be"):
+        split_utterances(utterances, {"dev": 1.1})

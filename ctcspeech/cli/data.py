@@ -23,8 +23,9 @@ KIND_HELP = (
     "librispeech: a LibriSpeech folder. deepspeech: a CSV (wav_filename, wav_filesize, transcript) "
     "or a folder of them. kaldi: a data folder (wav.scp or feats.scp, text, segments, utt2spk). "
     "commonvoice: a .tsv with its clips folder, or the folder. an4: the folder with etc/, of the "
-    "audio or of MFCC features. folder: recordings with a .txt beside each. manifest: a manifest "
-    "without durations, or with wrong ones, which are measured."
+    "audio or of MFCC features. ljspeech: metadata.csv (ID|text) and wavs/. folder: recordings "
+    "with a .txt beside each. manifest: a manifest without durations, or with wrong ones, which "
+    "are measured."
 )
 
 
@@ -136,6 +137,37 @@ def alphabet(
     print(f"{output}: {len(made)} labels with the blank")
     if kind == "characters":
         print(" ".join("space" if label == " " else label for label in made.labels[1:]))
+
+
+@app.command(no_args_is_help=True)
+def split(
+    manifest: Path = typer.Argument(help="The manifest to divide."),
+    folder: Path = typer.Argument(help="Where train.jsonl, dev.jsonl and test.jsonl go."),
+    dev: float = typer.Option(0.1, help="Share of the audio to validate on; 0 for none."),
+    test: float = typer.Option(0.1, help="Share of the audio to test on; 0 for none."),
+    by: str = typer.Option(
+        "text", help="What is never in two splits: text, speaker or recording (the file)."
+    ),
+    seed: int = typer.Option(0, help="Another seed, another division."),
+) -> None:
+    """Divide a manifest into train, dev and test.
+
+    Example:
+
+      ctcspeech data split mine.jsonl splits --dev 0.1 --test 0.1 --by speaker
+    """
+    from ctcspeech.manifest import read_manifest, split_utterances, write_manifest
+
+    if by not in ("text", "speaker", "recording"):
+        raise typer.BadParameter(f"must be text, speaker or recording, got {by!r}")
+    if dev < 0 or test < 0 or dev + test >= 1:
+        raise typer.BadParameter(f"--dev and --test must be shares, below 1 in sum: {dev}, {test}")
+    shares = {name: share for name, share in (("dev", dev), ("test", test)) if share}
+    splits = split_utterances(read_manifest(manifest), shares, by, seed)
+    for name, utterances in splits.items():
+        write_manifest(folder / f"{name}.jsonl", utterances)
+        hours = sum(utterance.duration for utterance in utterances) / 3600
+        print(f"{folder / name}.jsonl: {len(utterances)} utterances, {hours:.2f} hours")
 
 
 @app.command(no_args_is_help=True)
