@@ -175,3 +175,58 @@ def test_interrupting_leaves_no_file(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_language_model([GOLDEN / "text.txt"], tmp_path / "lm.arpa", progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def run_lm_build(*arguments):
+    from typer.testing import CliRunner
+
+    from ctcspeech.cli import app
+
+    return CliRunner().invoke(app, ["lm", "build", *map(str, arguments)])
+
+
+def test_verb_writes_arpa_and_binaries_of_the_same_model(tmp_path):
+    from ctcspeech.language_model import LanguageModel
+
+    text = GOLDEN / "text.txt"
+    for name in ("lm.arpa", "lm.arpa.gz", "lm.bin"):
+        prune = ["--prune", 0, 0, 1] if name == "lm.bin" else ["--prune", "0,0,1"]
+        result = run_lm_build("--order", 3, *prune, text, "-o", tmp_path / name)
+        assert result.exit_code == 0, result.output
+        assert "3-grams: " in result.output and "720 sentences" in result.output
+    scores = {
+        name: LanguageModel.load(tmp_path / name).score("w0 w3 w1")
+        for name in ("lm.arpa", "lm.arpa.gz", "lm.bin")
+    }
+    assert len(set(scores.values())) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(scores)
+
+
+def test_verb_makes_models_of_characters_and_of_an_alphabet(tmp_path):
+    from ctcspeech.alphabet import Alphabet
+    from ctcspeech.language_model import LanguageModel
+
+    text = tmp_path / "text.txt"
+    text.write_text("ab ba\nabab\n" * 3)
+    Alphabet.from_text(["ab ba"]).save(tmp_path / "alphabet.json")
+    common = ["--order", 2, "--discount-fallback", "0.5,1,1.5", text, "-o"]
+    for option in (["--characters"], ["--alphabet", tmp_path / "alphabet.json"]):
+        result = run_lm_build(*option, *common, tmp_path / "lm.arpa")
+        assert result.exit_code == 0, result.output
+        words = set(LanguageModel.load(tmp_path / "lm.arpa").vocabulary)
+        assert words == {"<unk>", "<s>", "</s>", "a", "b", "|"}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["nothing.txt"], "does not exist"),
+        (["--prune", "x", GOLDEN / "text.txt"], "whole numbers"),
+        (["--memory", "much", GOLDEN / "text.txt"], "500M"),
+        (["--prune", 1, GOLDEN / "text.txt"], "begin with 0"),
+    ],
+)
+def test_verb_refuses(arguments, words, tmp_path):
+    result = run_lm_build(*arguments, "-o", tmp_path / "lm.arpa")
+    assert result.exit_code == 2
+    assert words in result.output

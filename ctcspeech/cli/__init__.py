@@ -8,8 +8,11 @@ import sys
 
 import typer
 
-from ctcspeech.cli import data, train
-from ctcspeech.cli import data, lm
+from ctcspeech.cli import (
+    data,
+    lm,
+    train,
+)
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ctcspeech.cli.lm_build import build
+
 if TYPE_CHECKING:
     from ctcspeech.language_model import LanguageModel, TextScore
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="N-gram language models: perplexity of a text, conversion, contents, interpolation.",
+    help="N-gram language models: estimation, perplexity of a text, conversion, interpolation.",
 )
+
+app.command()(build)
 
 MODEL = typer.Argument(
     help="An ARPA file (plain, gz, bz2, xz) or a binary.", exists=True, dir_okay=False
