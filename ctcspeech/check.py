@@ -195,8 +195,15 @@ def _read_features(entry: _Entry, feature_shift_ms: float) -> float:
 
     assert entry.utterance.features_filepath is not None
     features = load_features(entry.utterance.features_filepath)
-    entry.digest = hashlib.blake2b(features.tobytes(), digest_size=16).digest()
-    return len(features) * feature_shift_ms / 1000
+    if not entry.part:
+        entry.digest = hashlib.blake2b(features.tobytes(), digest_size=16).digest()
+    available = len(features) * feature_shift_ms / 1000 - entry.utterance.offset
+    if available <= 0:
+        raise FeatureError(
+            f"{entry.utterance.features_filepath}: nothing at offset {entry.utterance.offset:g} s, "
+            f"there are {len(features)} frames of {feature_shift_ms:g} ms"
+        )
+    return available
 
 
 def _check_text(

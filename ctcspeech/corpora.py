@@ -129,7 +129,11 @@ def measure(utterance: Utterance, quick: bool = False, frame_shift_ms: float = 1
 
     if utterance.features_filepath is not None:
         frames = len(load_features(utterance.features_filepath))
-        return round(frames * frame_shift_ms / 1000, 6)
+        available = frames * frame_shift_ms / 1000 - utterance.offset
+        if available <= 0:
+            raise FeatureError(f"nothing at offset {utterance.offset:g} s, it has {frames} frames")
+        whole = math.isnan(utterance.duration)
+        return round(available if whole else min(available, utterance.duration), 6)
     assert utterance.audio_filepath is not None
     whole = math.isnan(utterance.duration)
     if quick:

@@ -12,6 +12,7 @@ What comes out depends on nothing but (seed, epoch): not on workers, not on what
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -125,6 +126,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.alphabet = alphabet
         self.precomputed = not isinstance(features, int) and features.kind == "precomputed"
         self.sample_rate = features if isinstance(features, int) else features.sample_rate
+        self.shift_ms = 10.0 if isinstance(features, int) else features.shift_ms
         self.augmenter = augmenter
         self.seed = seed
         self.normalizer = normalizer
@@ -222,7 +224,16 @@ class SpeechDataset(torch.utils.data.Dataset):
                 f'{utterance.id}: the features\' kind is "precomputed", but the manifest has no '
                 "features_filepath for it"
             )
-        return load_features(utterance.features_filepath)
+        features = load_features(utterance.features_filepath)
+        start = round(utterance.offset * 1000 / self.shift_ms)
+        if start >= len(features):
+            raise FeatureError(
+                f"{utterance.features_filepath}: nothing at offset {utterance.offset:g} s, there "
+                f"are {len(features)} frames of {self.shift_ms:g} ms"
+            )
+        if not utterance.duration > 0:
+            return features[start:]
+        return features[start : start + math.ceil(utterance.duration * 1000 / self.shift_ms - 1e-3)]
 
 
 def collate(items: Sequence[Item | Failure]) -> Batch:

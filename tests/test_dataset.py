@@ -35,7 +35,7 @@ class Shift:
 
 
 class Precomputed:
-    kind, sample_rate = "precomputed", RATE
+    kind, sample_rate, shift_ms = "precomputed", RATE, 10.0
 
 
 # -- the sampler ------------------------------------------------------------------------------
@@ -224,6 +224,21 @@ def test_precomputed(tmp_path):
     assert dataset[0].inputs.shape == (2, 13)
     assert "features_filepath" in dataset[1].reason
     assert "precomputed" in SpeechDataset(utterances, ALPHABET, RATE)[0].reason
+
+
+def test_part_of_precomputed(tmp_path):
+    np.save(tmp_path / "f.npy", np.arange(100, dtype=np.float32).reshape(100, 1))
+    times = [(0.0, 0.5), (0.25, 0.3), (0.9, 5.0), (1.0, 0.1), (0.0, 0.123)]
+    utterances = [
+        Utterance(features_filepath=tmp_path / "f.npy", duration=d, offset=o) for o, d in times
+    ]
+    dataset = SpeechDataset(utterances, ALPHABET, Precomputed())
+    expected = [range(50), range(25, 55), range(90, 100), None, range(13)]
+    for item, frames in zip(dataset, expected, strict=True):
+        if frames is None:
+            assert isinstance(item, Failure) and "nothing at offset 1 s" in item.reason
+        else:
+            assert item.inputs[:, 0].tolist() == list(frames)
 
 
 def test_cache(tmp_path):
