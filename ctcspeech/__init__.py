@@ -17,6 +17,7 @@ _PUBLIC = {
     "CTCLoss": "ctc",
     "Checkpoint": "checkpoint",
     "CtcSpeechError": "errors",
+    "Emissions": "emissions",
     "ErrorCounts": "metrics",
     "FeatureConfig": "features",
     "FeatureExtractor": "features",
