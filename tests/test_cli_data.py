@@ -29,7 +29,7 @@ def test_import_check_stats_alphabet(recordings, tmp_path):
     manifest = tmp_path / "m.jsonl"
     result = run("import", "folder", recordings, manifest)
     assert result.exit_code == 0, result.output
-    assert "m.jsonl: 2 utterances, 0.00 hours" in result.output
+    assert "m.jsonl: 2 utterances, 0:02 of audio" in result.output
     assert [u.text for u in read_manifest(manifest)] == ["hello you", "it's two"]
 
     result = run("alphabet", manifest, "-o", tmp_path / "alphabet.json")

@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from ctcspeech.corpora import Imported
-    from ctcspeech.manifest import Summary
+    from ctcspeech.manifest import Summary, Utterance
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -104,8 +104,14 @@ def _write_splits(imported: "Imported", output: Path) -> None:
     for name, utterances in splits.items():
         path = output if output.suffix == ".jsonl" else output / f"{name}.jsonl"
         write_manifest(path, utterances)
-        hours = sum(utterance.duration for utterance in utterances) / 3600
-        print(f"{path}: {len(utterances)} utterances, {hours:.2f} hours")
+        print(_sum_up(path, utterances))
+
+
+def _sum_up(path: Path, utterances: "list[Utterance]") -> str:
+    from ctcspeech.progress import format_duration
+
+    seconds = sum(utterance.duration for utterance in utterances)
+    return f"{path}: {len(utterances)} utterances, {format_duration(seconds)} of audio"
 
 
 @app.command(no_args_is_help=True)
@@ -165,9 +171,9 @@ def split(
     shares = {name: share for name, share in (("dev", dev), ("test", test)) if share}
     splits = split_utterances(read_manifest(manifest), shares, by, seed)
     for name, utterances in splits.items():
-        write_manifest(folder / f"{name}.jsonl", utterances)
-        hours = sum(utterance.duration for utterance in utterances) / 3600
-        print(f"{folder / name}.jsonl: {len(utterances)} utterances, {hours:.2f} hours")
+        path = folder / f"{name}.jsonl"
+        write_manifest(path, utterances)
+        print(_sum_up(path, utterances))
 
 
 @app.command(no_args_is_help=True)
