@@ -12,30 +12,14 @@ PACKAGE = Path(ctcspeech.__file__).parent
 
 # Rooms from the ground up: a module imports only from the rows above its own.
 LAYERS = [
-    ["errors", "files", "progress", "hypothesis", "optimizer", "recurrent", "runlog", "_core"],
-    [
-        "audio",
-        "features",
-        "alphabet",
-        "metrics",
-        "ctc",
-        "align",
-        "language_model",
-        "emissions",
-        "segment",
-    ],
-    ["augment", "manifest", "decoder", "greedy", "model", "formats", "normalize"],
-    ["errors", "files", "progress", "hypothesis", "_core", "_ctc_terms"],
-    ["errors", "files", "progress", "hypothesis", "_core", "pcm", "wsola"],
-    ["feature_files"],
-    ["audio", "features", "alphabet", "metrics", "ctc", "align", "language_model", "emissions"],
-    ["augment", "manifest", "decoder", "model", "formats", "normalize"],
-    ["dataset", "checkpoint", "config"],
+    ["errors", "files", "progress", "hypothesis", "optimizer", "recurrent", "runlog"]
+    + ["_core", "_ctc_terms", "pcm", "wsola"],
+    ["feature_files", "align", "language_model"],
+    ["audio", "features", "alphabet", "metrics", "ctc", "emissions", "segment"]
+    + ["language_model_build"],
     ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"],
-    ["dataset", "checkpoint", "config", "recordings"],
-    ["dataset", "check", "corpora", "checkpoint", "config"],
-    ["training_data", "validation"],
-    ["transcribe"],
+    ["dataset", "check", "corpora", "checkpoint", "config", "recordings"],
+    ["training_data", "validation", "transcribe"],
     ["train", "evaluate"],
     ["cli"],
 ]

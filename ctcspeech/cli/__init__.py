@@ -10,8 +10,10 @@ import typer
 
 from ctcspeech.cli import (
     data,
+    evaluate,
     lm,
     train,
+    transcribe,
 )
 
 app = typer.Typer(
@@ -38,6 +40,8 @@ def options(
 # app.add_typer(module.app, name="verb") for a group.
 app.add_typer(data.app, name="data")
 app.command("train", help=train.HELP)(train.train)
+app.command()(evaluate.evaluate)
+app.command()(transcribe.transcribe)
 app.add_typer(lm.app, name="lm")
 
 

@@ -1,0 +1,82 @@
+"""ctcspeech evaluate: error rates on a manifest."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import typer
+
+from ctcspeech.cli.decoding import DecoderName, load_recognizer, make_decoder
+from ctcspeech.files import atomic_write
+from ctcspeech.progress import Progress
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: Path = typer.Argument(..., metavar="MODEL", help="A run or a checkpoint folder."),
+    manifest: Path = typer.Argument(
+        ..., metavar="MANIFEST", help="JSON lines with audio_filepath and text."
+    ),
+    decoder: DecoderName = typer.Option(DecoderName.greedy, help="How emissions become text."),
+    worst: int = typer.Option(5, min=0, help="Show so many utterances with the most errors."),
+    output: Path | None = typer.Option(
+        None, "--output", "-o", help="Write each utterance with its errors as JSON lines."
+    ),
+    summary: Path | None = typer.Option(None, help="Write the error rates as JSON."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..."),
+    threads: int | None = typer.Option(
+        None, min=1, help="Threads of the CPU. [default: one a core]", show_default=False
+    ),
+) -> None:
+    """Word and character error rates of a model on a manifest.
+
+    Substitutions, deletions and insertions, in sum, by speaker, and for the worst utterances
+    aligned; with 95% bootstrap intervals, over speakers where the manifest names several. An
+    utterance that cannot be read is reported and does not count; the exit code is then 1.
+
+    \b
+        ctcspeech evaluate runs/digits data/test.jsonl
+        ctcspeech evaluate runs/digits data/test.jsonl -o each.jsonl --summary wer.json
+    """
+    from ctcspeech import __version__
+    from ctcspeech.evaluate import evaluate as run
+    from ctcspeech.manifest import read_manifest
+    from ctcspeech.transcribe import Transcript
+
+    utterances = read_manifest(manifest)
+    recognizer = load_recognizer(model, device, threads)
+    total = sum(utterance.duration for utterance in utterances)
+    with Progress("evaluating", len(utterances), "utterance", total) as progress:
+
+        def done(item: object) -> None:
+            if isinstance(item, Transcript):
+                progress.message(f"ctcspeech: {item.error}")
+                progress.advance(1)
+            else:
+                progress.advance(1, item.transcript.duration)  # type: ignore[attr-defined]
+
+        evaluation = run(recognizer, utterances, make_decoder(decoder, recognizer), done=done)
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(evaluation.report(worst, max(width, 40)))
+    if output is not None:
+        with atomic_write(output) as file:
+            for item in evaluation.scored:
+                file.write(json.dumps(item.to_dict(), ensure_ascii=False) + "\n")
+    if summary is not None:
+        values = {
+            "ctcspeech": __version__,
+            "model": str(model),
+            "manifest": str(manifest),
+            "decoder": decoder.value,
+            **evaluation.to_dict(),
+        }
+        with atomic_write(summary) as file:
+            file.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    if evaluation.failures:
+        print(
+            f"ctcspeech: {len(evaluation.failures)} of {len(utterances)} utterances failed",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
