@@ -97,6 +97,9 @@ class _FeatureConfig(Protocol):  # the part of features.FeatureConfig that is ne
     @property
     def sample_rate(self) -> Any: ...
 
+    @property
+    def shift_ms(self) -> Any: ...
+
 
 class SpeechDataset(torch.utils.data.Dataset):
     """Reads, augments and encodes utterances.
