@@ -153,7 +153,8 @@ def test_padding_and_neighbours_have_no_influence(normalization, deltas, padding
         assert not features[i, lengths[i] :].any()
 
 
-def test_precomputed_padding_has_no_influence():
+@pytest.mark.parametrize("deltas", [0, 2])
+def test_precomputed_padding_has_no_influence(deltas):
     extractor = extractor_of(
         kind="precomputed", num_features=4, deltas=2, normalization="utterance"
     )
@@ -163,6 +164,7 @@ def test_precomputed_padding_has_no_influence():
     features, lengths = extractor(batch, torch.tensor([9, 5]))
     alone, _ = extractor(short[None], torch.tensor([5]))
     torch.testing.assert_close(features[1, :5], alone[0])
+    assert batch[1, 5:].isnan().all()  # the caller's tensor stays as it is
     assert lengths.tolist() == [9, 5] and not features[1, 5:].any()
 
 
@@ -284,6 +286,25 @@ def test_export(normalization):
         torch.testing.assert_close(ours, exported)
 
 
+@pytest.mark.parametrize("kind", ["filterbank", "spectrogram"])
+def test_blocks_are_the_whole(kind):
+    """A CPU works in blocks; gradients take the other way, all frames at once."""
+    extractor = extractor_of(sample_rate=8000, kind=kind)
+    samples, lengths = noise(2, 80 * 2300), torch.tensor([80 * 2300, 80 * 1600 + 7])
+    in_blocks, _ = extractor(samples, lengths)
+    at_once, _ = extractor(samples.requires_grad_(), lengths)
+    torch.testing.assert_close(in_blocks, at_once.detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_gradient():
+    extractor = extractor_of(
+        sample_rate=1000, num_bins=4, floor=0.1, normalization="utterance", deltas=1
+    ).double()
+    samples = (10 * noise(2, 60).double()).requires_grad_()
+    lengths = torch.tensor([60, 35])
+    assert torch.autograd.gradcheck(lambda x: extractor(x, lengths)[0], (samples,))
+
+
 def test_autocast_does_not_lower_the_precision():
     extractor = extractor_of()
     samples, lengths = noise(1, 5000), torch.tensor([5000])
@@ -326,6 +347,10 @@ def test_wrong_arguments():
         extractor(torch.zeros(5), torch.tensor([5]))
     with pytest.raises(ValueError, match="int16"):
         extractor(torch.zeros(1, 5, dtype=torch.int16), torch.tensor([5]))
+    with pytest.raises(ValueError, match=r"lengths\[1\] must be at most 500, .* got 501"):
+        extractor(torch.zeros(2, 500), torch.tensor([500, 501]))
+    with pytest.raises(ValueError, match=r"lengths must be integers \(2,\), got \(1,\)"):
+        extractor(torch.zeros(2, 500), torch.tensor([500]))
     with pytest.raises(ValueError, match="precomputed"):
         num_frames(5, FeatureConfig(kind="precomputed", num_features=13))
     with pytest.raises(ValueError, match="samples must be"):

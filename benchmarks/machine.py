@@ -1,0 +1,24 @@
+"""The machine that a benchmark ran on, in one line."""
+
+import os
+from pathlib import Path
+
+__all__ = ["describe"]
+
+
+def describe() -> str:
+    """Processor, cores, and the widest instruction set."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        import platform
+
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    widest = next((name for name in ("avx512f", "avx2", "asimd") if name in flags), "baseline")
+    family = (
+        f" (family {fields['cpu family']}, model {fields['model']})" if "model" in fields else ""
+    )
+    return f"{fields.get('model name', 'unknown')}{family}, {os.cpu_count()} cores, {widest}"
