@@ -5,6 +5,7 @@ libsndfile reads; any rate and number of channels. Full scale is 1. Channels are
 """
 
 import contextlib
+import io
 import os
 import re
 import tempfile
@@ -17,7 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from ctcspeech import pcm
+from ctcspeech import mp3, pcm
 from ctcspeech.errors import AudioError
 from ctcspeech.pcm import PcmFormat
 
@@ -32,6 +33,7 @@ _SLACK_SECONDS = 0.02  # a recording shorter than its header says by less than t
 # What is decoded before a range of an mp3 begins, for the frames that it leans on: those reach back
 # by at most 511 bytes, half a second at the lowest bit rate.
 _MP3_RUN_UP_SECONDS = 1.0
+_MP3_SLACK_SAMPLES = 3 * 1152  # what encoder and decoder add at the ends, in frames of an mp3
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def info(source: Source) -> AudioInfo:
             that it is truncated.
     """
     with _open(source, _name(source)) as file:
-        return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
+        return AudioInfo(file.samplerate, file.whole, file.channels, file.format, file.subtype)
 
 
 def load(
@@ -93,12 +95,12 @@ def load(
     with _open(source, name) as file:
         rate = int(file.samplerate)
         start = round(offset * rate)
-        if start >= file.frames:
+        if start >= file.whole:
             raise AudioError(
                 f"{name}: nothing at offset {offset:g} s, the recording ends at "
-                f"{file.frames / rate:.3f} s; correct the offset"
+                f"{file.whole / rate:.3f} s; correct the offset"
             )
-        count = file.frames - start
+        count = file.whole - start
         if duration is not None:
             count = min(count, max(1, round(duration * rate)))
         samples = _mono(_read_range(file, start, count, name))
@@ -167,18 +169,23 @@ class _SequentialFile(soundfile.SoundFile):
     Seeking loses up to half a second of an mp3, whose frames lean on the bits of earlier ones.
     """
 
+    whole = 0  # samples a channel: `frames`, which libsndfile may only have guessed, put right
+
     def seekable(self) -> bool:
         return False
 
 
 @contextlib.contextmanager
-def _open(source: Source, name: str) -> Iterator[soundfile.SoundFile]:
+def _open(source: Source, name: str) -> Iterator[_SequentialFile]:
     """The opened recording; errors of libsndfile, here and in the block, become AudioError."""
     if isinstance(source, (str, os.PathLike)):
         _check_path(Path(source))
         source = os.fspath(source)
     try:
         with _SequentialFile(source) as file:
+            file.whole = file.frames
+            if file.format == "MP3":
+                _measure_mp3(file, source, name)
             _check_whole(file, source, name)
             yield file
     except soundfile.LibsndfileError as error:
@@ -205,7 +212,7 @@ def _check_path(path: Path) -> None:
         raise AudioError(f"{path}: the file is empty (0 bytes); copy it again or remove it")
 
 
-def _check_whole(file: soundfile.SoundFile, source: str | BinaryIO, name: str) -> None:
+def _check_whole(file: _SequentialFile, source: str | BinaryIO, name: str) -> None:
     if file.format == "OGG" and isinstance(source, str) and not _ogg_is_whole(source):
         raise AudioError(
             f"{name}: truncated, the ogg stream has no end; copy it again or cut it anew"
@@ -227,6 +234,25 @@ def _check_whole(file: soundfile.SoundFile, source: str | BinaryIO, name: str) -
         raise AudioError(f"{name}: the recording has no samples; record it again or remove it")
 
 
+def _measure_mp3(file: _SequentialFile, source: str | BinaryIO, name: str) -> None:
+    if isinstance(source, str):
+        with open(source, "rb") as data:
+            counted = mp3.count_samples(data)
+    else:
+        try:
+            counted = mp3.count_samples(source)
+        except io.UnsupportedOperation:  # in memory
+            return
+    if counted is None:
+        return
+    if counted > file.frames + _MP3_SLACK_SAMPLES:
+        raise AudioError(
+            f"{name}: an mp3 of variable bit rate that does not say its length cannot be read to "
+            f"its end ({counted / file.samplerate:.2f} s); convert it to wav or flac"
+        )
+    file.whole = min(counted, file.frames)
+
+
 def _ogg_is_whole(path: str) -> bool:
     """Whether the last page of an ogg file is complete and marked as the last (RFC 3533, 6)."""
     with open(path, "rb") as file:
@@ -240,7 +266,7 @@ def _ogg_is_whole(path: str) -> bool:
     return whole and bool(tail[at + 5] & 4)
 
 
-def _read_range(file: soundfile.SoundFile, start: int, count: int, name: str) -> np.ndarray:
+def _read_range(file: _SequentialFile, start: int, count: int, name: str) -> np.ndarray:
     """float32 (count,) or (count, channels)."""
     run_up = 0
     if start:
@@ -252,10 +278,10 @@ def _read_range(file: soundfile.SoundFile, start: int, count: int, name: str) ->
     return samples
 
 
-def _check_count(file: soundfile.SoundFile, lost: int, promised: int, name: str) -> None:
+def _check_count(file: _SequentialFile, lost: int, promised: int, name: str) -> None:
     slack = _SLACK_SECONDS * file.samplerate
-    if file.format == "MP3":  # an mp3's length is an estimate where it has no Xing header
-        slack = max(5 * slack, 0.01 * promised)
+    if file.format == "MP3":
+        slack += _MP3_SLACK_SAMPLES
     if lost > slack or lost == promised:
         raise AudioError(
             f"{name}: truncated, it ends {lost / file.samplerate:.2f} s before the end that its "
@@ -303,7 +329,7 @@ def _file_blocks(source: Source, chunk_seconds: float, name: str) -> _Blocks:
                 yield file.samplerate, _mono(block)
             if len(block) < size:
                 break
-        _check_count(file, file.frames - got, file.frames, name)
+        _check_count(file, file.whole - got, file.whole, name)
 
 
 def _pipe_blocks(file: BinaryIO, chunk_seconds: float, raw: PcmFormat | None) -> _Blocks:

@@ -214,6 +214,36 @@ def test_truncated_mp3(tmp_path, share):
     refuse(path, "truncated")
 
 
+def untagged_mp3(path: Path, samples: np.ndarray, mode: str) -> Path:
+    """An mp3 without the first frame, in which the encoder says how long the rest is."""
+    soundfile.write(path, samples, RATE, format="MP3", bitrate_mode=mode, compression_level=0.5)
+    data = path.read_bytes()
+    assert data[:2] == b"\xff\xf3" and (b"Xing" in data[:100] or b"Info" in data[:100])
+    tag = b"ID3\4\0\0\0\0\2\0" + b"\xff" * 256
+    path.write_bytes(tag + data[data.index(b"\xff\xf3", 2) :])
+    return path
+
+
+def test_mp3_without_its_length(tmp_path):
+    loud = np.random.default_rng(0).uniform(-0.5, 0.5, 4 * RATE).astype(np.float32)
+    quiet = np.zeros(8 * RATE, np.float32)
+    path = untagged_mp3(tmp_path / "a.mp3", np.concatenate([loud, quiet]), "CONSTANT")
+    assert audio.info(path).duration == pytest.approx(12, abs=0.2)
+    assert len(audio.load(path)[0]) == pytest.approx(12 * RATE, abs=4000)
+    # libsndfile takes this for longer than it is
+    path = untagged_mp3(tmp_path / "b.mp3", np.concatenate([quiet, loud]), "VARIABLE")
+    assert soundfile.info(path).duration > 20
+    assert audio.info(path).duration == pytest.approx(12, abs=0.2)
+    samples, _ = audio.load(path)
+    assert len(samples) == pytest.approx(12 * RATE, abs=4000)
+    assert np.std(samples[-2 * RATE :]) > 0.1
+    assert len(np.concatenate(list(audio.stream(path, RATE)))) == len(samples)
+    # and this for shorter, whose end it would never read
+    path = untagged_mp3(tmp_path / "c.mp3", np.concatenate([loud, quiet]), "VARIABLE")
+    assert soundfile.info(path).duration < 10
+    refuse(path, r"cannot be read to its end \(12\.\d+ s\); convert")
+
+
 def test_not_audio(tmp_path):
     path = tmp_path / "a.wav"
     refuse(path, "no such file")

@@ -13,7 +13,7 @@ PACKAGE = Path(ctcspeech.__file__).parent
 # Rooms from the ground up: a module imports only from the rows above its own.
 LAYERS = [
     ["errors", "files", "progress", "hypothesis", "optimizer", "recurrent", "runlog"]
-    + ["_core", "_ctc_terms", "pcm", "wsola"],
+    + ["_core", "_ctc_terms", "mp3", "pcm", "wsola"],
     ["feature_files", "align", "language_model"],
     ["audio", "features", "alphabet", "metrics", "ctc", "emissions", "segment"]
     + ["language_model_build"],
