@@ -118,7 +118,7 @@ nb::object loss(uintptr_t logits, int type, int64_t frames, int64_t batch, int64
                 bool allow_wildcard, double wildcard_penalty, double delay_penalty,
                 uintptr_t losses, uintptr_t reduced, uintptr_t gradient,
                 int64_t gradient_frame_stride, int64_t gradient_batch_stride, int reduction,
-                bool zero_infinity, int threads, int isa) {
+                bool zero_infinity, int threads, int isa, int arithmetic, uintptr_t arithmetic_used) {
   const auto in = make_input(logits, type, frames, batch, classes, frame_stride, batch_stride,
                              targets, input_lengths, target_lengths, index_type, target_stride,
                              max_target_length, blank, allow_wildcard, wildcard_penalty,
@@ -131,7 +131,9 @@ nb::object loss(uintptr_t logits, int type, int64_t frames, int64_t batch, int64
   out.gradient_batch_stride = gradient_batch_stride;
   out.reduction = reduction;
   out.zero_infinity = zero_infinity;
+  out.arithmetic = static_cast<int32_t*>(writable(arithmetic_used));
   auto where = on_cpu(threads, isa);
+  where.arithmetic = arithmetic;
   ctcspeech_status status;
   {
     nb::gil_scoped_release release;

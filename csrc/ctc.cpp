@@ -4,13 +4,42 @@
 #include <algorithm>
 
 #include "cpu.h"
+#include "ctc_isa.h"
 #include "ctc_utterance.h"
 #include "parallel.h"
 
 namespace ctcspeech {
 namespace {
 
-constexpr int32_t kReferenceIsa = -2;
+FastPath path_for(Isa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case Isa::kAvx2: return ctc_avx2();
+    case Isa::kAvx512: return ctc_avx512();
+#elif defined(__aarch64__)
+    case Isa::kNeon: return ctc_neon();
+#endif
+    default: return ctc_baseline();
+  }
+}
+
+FastPath path_for(const ctcspeech_ctc_where& where) {
+  static const Isa best = best_isa();
+  return path_for(where.isa < 0 ? best : static_cast<Isa>(where.isa));
+}
+
+FastResult solve(const FastPath& path, const Utterance<float>& u, void* memory, int arithmetic) {
+  return path.float32(u, memory, arithmetic);
+}
+FastResult solve(const FastPath& path, const Utterance<double>& u, void* memory, int arithmetic) {
+  return path.float64(u, memory, arithmetic);
+}
+FastResult solve(const FastPath& path, const Utterance<Half>& u, void* memory, int arithmetic) {
+  return path.float16(u, memory, arithmetic);
+}
+FastResult solve(const FastPath& path, const Utterance<BFloat16>& u, void* memory, int arithmetic) {
+  return path.bfloat16(u, memory, arithmetic);
+}
 
 int64_t read_index(const void* array, int32_t type, int64_t i) {
   return type == CTCSPEECH_INT32 ? static_cast<const int32_t*>(array)[i]
@@ -47,6 +76,13 @@ ctcspeech_status check_sizes(const ctcspeech_ctc_input& in) {
   return CTCSPEECH_OK;
 }
 
+ctcspeech_status check_where(const ctcspeech_ctc_where& where) {
+  if (where.device != CTCSPEECH_CPU) return CTCSPEECH_NO_DEVICE;
+  if (where.arithmetic < 0 || where.arithmetic > kLogSpace) return CTCSPEECH_BAD_ARGUMENT;
+  if (where.isa >= 0 && !isa_available(static_cast<Isa>(where.isa))) return CTCSPEECH_NO_ISA;
+  return CTCSPEECH_OK;
+}
+
 ctcspeech_status check_item(const ctcspeech_ctc_input& in, const Item& item, int64_t* position) {
   if (item.T < 0 || item.T > in.frames) return CTCSPEECH_BAD_INPUT_LENGTH;
   const bool concatenated = in.target_stride == CTCSPEECH_CONCATENATED;
@@ -66,10 +102,6 @@ ctcspeech_status check_item(const ctcspeech_ctc_input& in, const Item& item, int
   return CTCSPEECH_OK;
 }
 
-size_t utterance_workspace(int64_t T, int64_t C, int64_t L, bool with_gradient) {
-  return reference_workspace(T, C, L, with_gradient);
-}
-
 // The parts of the workspace: what the batch needs, then a piece for each worker.
 struct Plan {
   Item* items;      // longest first
@@ -79,7 +111,11 @@ struct Plan {
   char* scratch;
   size_t scratch_bytes, total_bytes;
 
-  Plan(const ctcspeech_ctc_input& in, bool with_gradient, int threads, void* memory) {
+  Plan(const ctcspeech_ctc_input& in, bool with_gradient, const ctcspeech_ctc_where& where,
+       void* memory) {
+    const FastPath path = path_for(where);
+    const auto utterance_workspace =
+        in.type == CTCSPEECH_FLOAT64 ? path.workspace64 : path.workspace;
     int64_t concatenated = 0;
     scratch_bytes = 64;
     for (int64_t n = 0; n < in.batch; ++n) {
@@ -88,7 +124,7 @@ struct Plan {
       scratch_bytes =
           std::max(scratch_bytes, utterance_workspace(item.T, in.classes, item.L, with_gradient));
     }
-    workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, in.batch)));
+    workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(where.threads, in.batch)));
     Arena arena(memory);
     items = arena.take<Item>(in.batch);
     labels = arena.take<int32_t>(concatenated);
@@ -153,16 +189,19 @@ void read_items(const ctcspeech_ctc_input& in, const Plan& plan) {
 
 template <class Element>
 void compute_batch(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                   const Plan& plan) {
+                   const ctcspeech_ctc_where& where, const Plan& plan) {
+  const FastPath path = path_for(where);
   parallel_for(in.batch, plan.workers, [&](int64_t i, int worker) {
     const Item& item = plan.items[i];
     auto u = get_utterance<Element>(in, item, plan.labels + item.first_label);
     u.gradient = at<Element>(out.gradient, item.n * out.gradient_batch_stride);
     u.gradient_frame_stride = out.gradient_frame_stride;
     u.weight = gradient_weight(out.reduction, in.batch, item.L);
-    double loss = reference_loss(u, plan.scratch + plan.scratch_bytes * worker);
-    if (loss == kInfinity && out.zero_infinity) loss = 0;
-    plan.losses[item.n] = loss;
+    const auto result =
+        solve(path, u, plan.scratch + plan.scratch_bytes * worker, where.arithmetic);
+    const bool drop = out.zero_infinity && result.loss == kInfinity;
+    plan.losses[item.n] = drop ? 0 : result.loss;
+    if (out.arithmetic) out.arithmetic[item.n] = result.arithmetic;
     if (u.gradient) zero_padding(in, u);
   });
 }
@@ -205,27 +244,25 @@ extern "C" ctcspeech_status ctcspeech_ctc_check(const ctcspeech_ctc_input* in, i
 extern "C" size_t ctcspeech_ctc_workspace(const ctcspeech_ctc_input* in,
                                           const ctcspeech_ctc_output* out,
                                           const ctcspeech_ctc_where* where) {
-  if (!out || !where || where->device != CTCSPEECH_CPU || ctcspeech_ctc_check(in, nullptr, nullptr))
-    return 0;
-  return Plan(*in, out->gradient != nullptr, where->threads, nullptr).total_bytes;
+  if (!out || !where || check_where(*where) || ctcspeech_ctc_check(in, nullptr, nullptr)) return 0;
+  return Plan(*in, out->gradient != nullptr, *where, nullptr).total_bytes;
 }
 
 extern "C" ctcspeech_status ctcspeech_ctc_loss(const ctcspeech_ctc_input* in,
                                                const ctcspeech_ctc_output* out,
                                                const ctcspeech_ctc_where* where) {
   if (!out || !where) return CTCSPEECH_BAD_ARGUMENT;
-  if (where->device != CTCSPEECH_CPU) return CTCSPEECH_NO_DEVICE;
-  if (where->isa >= 0 && !isa_available(static_cast<Isa>(where->isa))) return CTCSPEECH_NO_ISA;
+  if (const auto status = check_where(*where)) return status;
   if (const auto status = ctcspeech_ctc_check(in, nullptr, nullptr)) return status;
-  const Plan plan(*in, out->gradient != nullptr, where->threads, where->workspace);
+  const Plan plan(*in, out->gradient != nullptr, *where, where->workspace);
   if (!where->workspace || where->workspace_bytes < plan.total_bytes)
     return CTCSPEECH_SMALL_WORKSPACE;
   read_items(*in, plan);
   switch (in->type) {
-    case CTCSPEECH_FLOAT64: compute_batch<double>(*in, *out, plan); break;
-    case CTCSPEECH_FLOAT16: compute_batch<Half>(*in, *out, plan); break;
-    case CTCSPEECH_BFLOAT16: compute_batch<BFloat16>(*in, *out, plan); break;
-    default: compute_batch<float>(*in, *out, plan);
+    case CTCSPEECH_FLOAT64: compute_batch<double>(*in, *out, *where, plan); break;
+    case CTCSPEECH_FLOAT16: compute_batch<Half>(*in, *out, *where, plan); break;
+    case CTCSPEECH_BFLOAT16: compute_batch<BFloat16>(*in, *out, *where, plan); break;
+    default: compute_batch<float>(*in, *out, *where, plan);
   }
   if (in->type == CTCSPEECH_FLOAT64)
     write_losses<double>(*in, *out, plan);
@@ -253,9 +290,9 @@ extern "C" ctcspeech_status ctcspeech_ctc_posteriors(const ctcspeech_ctc_input* 
                                                      int64_t stride_n, int64_t stride_t,
                                                      const ctcspeech_ctc_where* where) {
   if (!gamma || !where) return CTCSPEECH_BAD_ARGUMENT;
-  if (where->device != CTCSPEECH_CPU) return CTCSPEECH_NO_DEVICE;
+  if (const auto status = check_where(*where)) return status;
   if (const auto status = ctcspeech_ctc_check(in, nullptr, nullptr)) return status;
-  const Plan plan(*in, true, where->threads, where->workspace);
+  const Plan plan(*in, true, *where, where->workspace);
   if (!where->workspace || where->workspace_bytes < plan.total_bytes)
     return CTCSPEECH_SMALL_WORKSPACE;
   read_items(*in, plan);

@@ -91,6 +91,7 @@ typedef struct ctcspeech_ctc_output {
   void* gradient; /* (T, N, C) of the logits' type, or NULL: loss alone. Zero beyond each length */
   int64_t gradient_frame_stride; /* in elements */
   int64_t gradient_batch_stride;
+  int32_t* arithmetic;   /* (N) which kind of number each took, 0 to 3 as below; or NULL */
   int32_t reduction;     /* ctcspeech_reduction */
   int32_t zero_infinity; /* 1: an impossible item has loss 0 in place of +inf */
 } ctcspeech_ctc_output;
@@ -98,8 +99,10 @@ typedef struct ctcspeech_ctc_output {
 typedef struct ctcspeech_ctc_where {
   int32_t device;  /* ctcspeech_device */
   int32_t threads; /* CPU: at most so many, the caller among them */
-  int32_t isa;     /* CPU: -1 the best here, -2 the log-space reference, else force one of cpu.h */
+  int32_t isa;     /* CPU: -1 the best here, else force one of cpu.h */
   int32_t device_index; /* CUDA */
+  int32_t arithmetic; /* the first kind of number to try: 0 float, 1 double, 2 double with an exponent a
+                         value, 3 logarithms; each falls back to the next where its range ends */
   void* stream;         /* CUDA: the caller's stream */
   void* workspace;      /* 64-byte aligned, on the device */
   size_t workspace_bytes;

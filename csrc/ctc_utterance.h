@@ -12,14 +12,37 @@
 
 namespace ctcspeech {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
 struct Half {
   uint16_t bits;
 };
 struct BFloat16 {
   uint16_t bits;
 };
+
+// The options of the recursion besides the emissions themselves.
+struct Options {
+  double wildcard_penalty = 0;
+  double delay_penalty = 0;
+};
+
+template <class Element>  // float, double, Half, BFloat16
+struct Utterance {
+  const Element* logits;  // frame t, class c: logits[t * frame_stride + c]
+  int64_t frame_stride;
+  Element* gradient;  // or null
+  int64_t gradient_frame_stride;
+  int64_t T, C, L;
+  int64_t blank;
+  const int32_t* labels;  // L of them; CTCSPEECH_WILDCARD for a wildcard
+  double weight;          // of the gradient
+  Options options;
+};
+
+// What follows has no linkage: files compiled for different instruction sets include it, and the linker
+// must not serve one's copy to another.
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 template <class To, class From>
 inline To bit_cast(From from) {
@@ -68,25 +91,6 @@ inline void from_real(float x, Half& out) {  // to nearest, ties to even
 inline void from_real(double x, BFloat16& out) { from_real(static_cast<float>(x), out); }
 inline void from_real(double x, Half& out) { from_real(static_cast<float>(x), out); }
 
-// The options of the recursion besides the emissions themselves.
-struct Options {
-  double wildcard_penalty = 0;
-  double delay_penalty = 0;
-};
-
-template <class Element>  // float, double, Half, BFloat16
-struct Utterance {
-  const Element* logits;  // frame t, class c: logits[t * frame_stride + c]
-  int64_t frame_stride;
-  Element* gradient;  // or null
-  int64_t gradient_frame_stride;
-  int64_t T, C, L;
-  int64_t blank;
-  const int32_t* labels;  // L of them; CTCSPEECH_WILDCARD for a wildcard
-  double weight;          // of the gradient
-  Options options;
-};
-
 // Hands out aligned pieces of a block of memory; with a null block it only counts them.
 class Arena {
  public:
@@ -116,10 +120,12 @@ inline int64_t frames_needed(const int32_t* labels, int64_t L) {
 }
 
 template <class Element>
-void fill_gradient(const Utterance<Element>& u, double value) {
+inline void fill_gradient(const Utterance<Element>& u, double value) {
   for (int64_t t = 0; t < u.T; ++t)
     for (int64_t c = 0; c < u.C; ++c) from_real(value, u.gradient[t * u.gradient_frame_stride + c]);
 }
+
+}  // namespace
 
 // ctc_reference.cpp: log-space, float64, one state after the other. The witness of the tests and the
 // last fallback. Returns -ln p; writes the gradient if u.gradient is set, and gamma (T, 2 L + 1) with

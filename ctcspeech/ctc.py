@@ -26,19 +26,21 @@ WILDCARD = -1
 _FLOATS = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
 _INTEGERS = {"int32": 4, "int64": 5}
 _REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
-_ISAS = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3, "reference": -2}
+_ISAS = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3}
+_ARITHMETICS = {"float": 0, "double": 1, "extended": 2, "log": 3}
 
 _TORCH_TYPES = {getattr(torch, name): name for name in (*_FLOATS, *_INTEGERS)}
 
 
-def _forced_isa() -> int:
-    """CTCSPEECH_ISA forces an instruction set, or "reference" the log-space code; for tests."""
-    name = os.environ.get("CTCSPEECH_ISA")
+def _forced(variable: str, choices: dict[str, int], default: int) -> int:
+    """For tests: CTCSPEECH_ISA forces an instruction set, CTCSPEECH_CTC_ARITHMETIC the first kind
+    of number to try (each falls back to the next where its range ends)."""
+    name = os.environ.get(variable)
     if not name:
-        return -1
-    if name not in _ISAS:
-        raise ValueError(f"CTCSPEECH_ISA must be one of {', '.join(_ISAS)}, got {name!r}")
-    return _ISAS[name]
+        return default
+    if name not in choices:
+        raise ValueError(f"{variable} must be one of {', '.join(choices)}, got {name!r}")
+    return choices[name]
 
 
 class _Array(NamedTuple):
@@ -152,8 +154,9 @@ def _raise(problem: _Problem, error: tuple[int, int, int]) -> None:
 
 
 def _compute(problem: _Problem, losses: Any, reduced: Any, gradient: Any, reduction: int,
-             zero_infinity: bool) -> None:  # fmt: skip
-    """Losses, their reduction, and the gradient into the given arrays (None: not wanted)."""
+             zero_infinity: bool, arithmetic: Any = None) -> None:  # fmt: skip
+    """Losses, their reduction, the gradient, and the kind of number that each utterance took
+    (int32) into the given arrays (None: not wanted)."""
     n, t = (0, 1) if problem.batch_first else (1, 0)
     strides = (0, 0, 0) if gradient is None else _view(gradient).strides
     error = _core.ctc_loss(
@@ -166,7 +169,9 @@ def _compute(problem: _Problem, losses: Any, reduced: Any, gradient: Any, reduct
         reduction,
         zero_infinity,
         torch.get_num_threads(),
-        _forced_isa(),
+        _forced("CTCSPEECH_ISA", _ISAS, -1),
+        _forced("CTCSPEECH_CTC_ARITHMETIC", _ARITHMETICS, 0),
+        0 if arithmetic is None else _view(arithmetic).address,
     )
     if error is not None:
         _raise(problem, error)

@@ -1,0 +1,406 @@
+// Rows of logits: their softmax, the emissions that the recursion reads from them, and the gradient
+// written back. V is a float vector for float32, float16 and bfloat16 logits, a double one for float64.
+#pragma once
+
+#include "ctc_kernel.h"
+#include "ctc_utterance.h"
+
+namespace ctcspeech {
+namespace {
+
+// ---- one row --------------------------------------------------------------------------------------
+
+template <class V>
+constexpr typename V::Real kMinusInfinity = -std::numeric_limits<typename V::Real>::infinity();
+
+template <class V>
+inline typename V::Real largest_of(const typename V::Real* x, int64_t C) {
+  constexpr int W = V::W;
+  V a = V::set(kMinusInfinity<V>), b = a, c = a, d = a;
+  int64_t i = 0;
+  for (; i + 4 * W <= C; i += 4 * W) {
+    a = V::max(a, V::loadu(x + i));
+    b = V::max(b, V::loadu(x + i + W));
+    c = V::max(c, V::loadu(x + i + 2 * W));
+    d = V::max(d, V::loadu(x + i + 3 * W));
+  }
+  for (; i + W <= C; i += W) a = V::max(a, V::loadu(x + i));
+  if (i < C) b = V::max(b, V::load_some(x + i, static_cast<int>(C - i), kMinusInfinity<V>));
+  return V::max(V::max(a, b), V::max(c, d)).largest();
+}
+
+// sum exp(x - high), and with kStore the terms themselves.
+template <class V, bool kStore>
+inline typename V::Real exp_row(const typename V::Real* x, int64_t C, typename V::Real high,
+                                typename V::Real* out) {
+  constexpr int W = V::W;
+  const V shift = V::set(high);
+  V sum_a = V::set(0), sum_b = sum_a;
+  int64_t i = 0;
+  for (; i + 2 * W <= C; i += 2 * W) {
+    const V a = exp_nonpositive(V::sub(V::loadu(x + i), shift));
+    const V b = exp_nonpositive(V::sub(V::loadu(x + i + W), shift));
+    if constexpr (kStore) {
+      a.storeu(out + i);
+      b.storeu(out + i + W);
+    }
+    sum_a = V::add(sum_a, a);
+    sum_b = V::add(sum_b, b);
+  }
+  for (; i < C; i += W) {
+    const int count = static_cast<int>(C - i < W ? C - i : W);
+    const V a = exp_nonpositive(V::sub(V::load_some(x + i, count, kMinusInfinity<V>), shift));
+    if constexpr (kStore) a.store_some(out + i, count);
+    sum_a = V::add(sum_a, a);
+  }
+  return V::add(sum_a, sum_b).sum();
+}
+
+template <class V>
+inline void scale_row(typename V::Real* x, int64_t C, typename V::Real factor) {
+  constexpr int W = V::W;
+  const V f = V::set(factor);
+  int64_t i = 0;
+  for (; i + W <= C; i += W) V::mul(V::loadu(x + i), f).storeu(x + i);
+  if (i < C) {
+    const int count = static_cast<int>(C - i);
+    V::mul(V::load_some(x + i, count, 0), f).store_some(x + i, count);
+  }
+}
+
+// The row as Reals: itself, or converted into `scratch`.
+inline const float* as_reals(const float* x, int64_t, float*) { return x; }
+inline const double* as_reals(const double* x, int64_t, double*) { return x; }
+template <class Element>
+inline const float* as_reals(const Element* x, int64_t C, float* scratch) {
+  for (int64_t c = 0; c < C; ++c) scratch[c] = to_real(x[c]);
+  return scratch;
+}
+
+// ---- the softmax of an utterance --------------------------------------------------------------------
+
+// What happens to the softmax of a frame until gamma is there to be subtracted.
+enum class Keep {
+  kRows,      // few classes: exp(x - max) is kept, and is the table of emissions as well
+  kWritten,   // many: it goes into the gradient at once, own labels are written again later
+  kNothing,   // computed again
+};
+
+// The different labels of an utterance; place u of the emission table is class classes[u].
+struct OwnLabels {
+  int64_t count;
+  const int32_t* classes;
+  const bool* used;  // in the target, or the blank
+};
+
+template <class Real>
+struct FrameScales {
+  Real* high;      // the largest logit
+  Real* inverse;   // 1 / sum exp(x - high), 0 for a frame of -inf throughout
+  Real* own;       // kWritten: softmax of a class = emission in the table times this
+  double log_sums;   // sum over frames of ln sum exp(x - high)
+  double highs;      // sum over frames of high
+  double own_highs;  // kWritten, kNothing: sum over frames of (largest own logit - high)
+  bool underflow;    // an own label's emission is below the normal range but not zero
+};
+
+template <class Element, class V>
+class Softmax {
+  using Real = typename V::Real;
+
+ public:
+  Softmax(const Utterance<Element>& u, const OwnLabels& own, Keep keep, int64_t width, Real* table,
+          Real* scratch, FrameScales<Real>& scales)
+      : u(u), own(own), keep(keep), width(width), table(table), scratch(scratch), scales(scales) {}
+
+  // False: the utterance holds NaN or +inf.
+  bool run() {
+    scales.log_sums = scales.highs = scales.own_highs = 0;
+    scales.underflow = false;
+    double product = 1;
+    for (int64_t t = 0; t < u.T; ++t) {
+      const Real* x = as_reals(u.logits + t * u.frame_stride, u.C, scratch);
+      Real high = largest_of<V>(x, u.C);
+      if (high == kMinusInfinity<V>) high = 0;
+      const Real sum = keep == Keep::kRows ? keep_row(t, x, high) : pass_row(t, x, high);
+      if (!(sum <= std::numeric_limits<Real>::max())) return false;
+      scales.high[t] = high;
+      scales.inverse[t] = sum > 0 ? 1 / sum : 0;
+      scales.highs += static_cast<double>(high);
+      if (sum > 0) product *= static_cast<double>(sum);
+      if (product > 1e200) {
+        scales.log_sums += std::log(product);
+        product = 1;
+      }
+      if (keep == Keep::kWritten) {
+        if (u.gradient) write_row(t, static_cast<Real>(u.weight) * scales.inverse[t]);
+        own_emissions(t, x, high);
+      }
+    }
+    scales.log_sums += std::log(product);
+    if (keep == Keep::kRows) find_underflow();
+    return true;
+  }
+
+ private:
+  // exp(x - high) into the table, zeros behind
+  Real keep_row(int64_t t, const Real* x, Real high) {
+    constexpr int W = V::W;
+    const V shift = V::set(high);
+    Real* row = table + t * width;
+    V sum = V::set(0);
+    int64_t c = 0;
+    for (; c + W <= u.C; c += W) {
+      const V d = V::sub(V::loadu(x + c), shift);
+      const V p = exp_nonpositive(d);
+      p.store(row + c);
+      sum = V::add(sum, p);
+      deepest = V::min(deepest, d);
+    }
+    const int rest = static_cast<int>(u.C - c);
+    if (rest > 0) {
+      const V p = exp_nonpositive(V::sub(V::load_some(x + c, rest, kMinusInfinity<V>), shift));
+      p.store(row + c);
+      sum = V::add(sum, p);
+      deepest = V::min(deepest, V::sub(V::load_some(x + c, rest, high), shift));
+      c += W;
+    }
+    for (; c < width; c += W) V::set(0).store(row + c);
+    return sum.sum();
+  }
+
+  // exp(x - high) into the gradient, or only summed
+  Real pass_row(int64_t t, const Real* x, Real high) {
+    if (!u.gradient || keep == Keep::kNothing) return exp_row<V, false>(x, u.C, high, nullptr);
+    if constexpr (sizeof(Element) == sizeof(Real))
+      return exp_row<V, true>(x, u.C, high, gradient_row(t));
+    else
+      return exp_row<V, true>(x, u.C, high, scratch + u.C);
+  }
+  void write_row(int64_t t, Real factor) {
+    if constexpr (sizeof(Element) == sizeof(Real)) {
+      scale_row<V>(gradient_row(t), u.C, factor);
+    } else {
+      Element* g = u.gradient + t * u.gradient_frame_stride;
+      for (int64_t c = 0; c < u.C; ++c) from_real(scratch[u.C + c] * factor, g[c]);
+    }
+  }
+  Real* gradient_row(int64_t t) {
+    return reinterpret_cast<Real*>(u.gradient + t * u.gradient_frame_stride);
+  }
+
+  // exp(x - largest own x) of the own labels into the table
+  void own_emissions(int64_t t, const Real* x, Real high) {
+    Real* row = table + t * width;
+    Real own_high = kMinusInfinity<V>;
+    for (int64_t i = 0; i < own.count; ++i) {
+      row[i] = x[own.classes[i]];
+      own_high = row[i] > own_high ? row[i] : own_high;
+    }
+    for (int64_t i = own.count; i < width; ++i) row[i] = kMinusInfinity<V>;
+    if (own_high == kMinusInfinity<V>) own_high = high;
+    for (int64_t i = 0; i < own.count; ++i)
+      scales.underflow |= row[i] - own_high < kDeepest && row[i] > kMinusInfinity<V>;
+    exp_row<V, true>(row, width, own_high, row);
+    const double below = static_cast<double>(own_high) - static_cast<double>(high);
+    scales.own[t] = static_cast<Real>(std::exp(below)) * scales.inverse[t];
+    scales.own_highs += below;
+  }
+
+  void find_underflow() {
+    alignas(64) Real lanes[V::W];
+    deepest.store(lanes);
+    bool suspect = false;
+    for (Real lane : lanes) suspect |= !(lane >= kDeepest);
+    if (!suspect) return;  // else it may be -inf, or of a class that is not its own
+    for (int64_t t = 0; t < u.T; ++t)
+      for (int64_t i = 0; i < own.count; ++i) {
+        const Real x = to_real(u.logits[t * u.frame_stride + own.classes[i]]);
+        scales.underflow |=
+            own.used[i] && x - scales.high[t] < kDeepest && x > kMinusInfinity<V>;
+      }
+  }
+
+  static constexpr Real kDeepest = sizeof(Real) == 4 ? Real(-87) : Real(-708);
+
+  const Utterance<Element>& u;
+  const OwnLabels& own;
+  const Keep keep;
+  const int64_t width;
+  Real* table;
+  Real* scratch;  // 2 C
+  FrameScales<Real>& scales;
+  V deepest = V::set(0);
+};
+
+// ---- emissions for the recursion ----------------------------------------------------------------------
+
+// Rows made beforehand.
+template <class Real>
+struct TableSource final : Source<Real> {
+  const Real* table;
+  int64_t width;
+  TableSource(const Real* table, int64_t width) : table(table), width(width) {}
+  const Real* rows(int64_t first, int) override { return table + first * width; }
+};
+
+// Rows made from the logits when asked for, relative to the frame's largest own logit, in float64:
+// emissions as they are, or as mantissa and exponent.
+template <class Element, class N, class Real>
+class LogitSource final : public Source<double> {
+ public:
+  // `log_sum[t]` may be null without wildcards
+  LogitSource(const Utterance<Element>& u, const OwnLabels& own, const LabelTable& table,
+              const FrameScales<Real>& scales, bool wildcard, double* buffer)
+      : u(u), own(own), table(table), scales(scales), wildcard(wildcard), buffer(buffer) {}
+
+  double shift() const { return shift_; }  // sum over frames of what was subtracted
+
+  const double* rows(int64_t first, int count) override {
+    for (int f = 0; f < count; ++f) {
+      double* row = buffer + f * N::kParts * table.width;
+      double high;
+      if (!fill(first + f, row, high)) return nullptr;
+      if (first + f == next_) {  // the first time
+        shift_ += high;
+        ++next_;
+      }
+    }
+    return buffer;
+  }
+
+ private:
+  bool fill(int64_t t, double* row, double& high) {
+    const Element* x = u.logits + t * u.frame_stride;
+    high = -kInfinity;
+    for (int64_t i = 0; i < table.width; ++i) {
+      const bool here = i < own.count && own.used[i];
+      row[i] = here ? static_cast<double>(to_real(x[own.classes[i]])) : -kInfinity;
+      high = row[i] > high ? row[i] : high;
+    }
+    if (wildcard) {
+      const double inverse = static_cast<double>(scales.inverse[t]);
+      const double log_sum = inverse > 0 ? static_cast<double>(scales.high[t]) - std::log(inverse) : 0;
+      const double emission = log_sum - u.options.wildcard_penalty;
+      row[table.wildcard] = emission;
+      high = emission > high ? emission : high;
+    }
+    if (high == -kInfinity) high = 0;
+    const double least = N::kExtended ? -1e9 : -708;
+    for (int64_t i = 0; i < table.width; ++i) {
+      row[i] -= high;
+      if (row[i] < least && row[i] > -kInfinity) return false;
+    }
+    exponentiate(row);
+    return true;
+  }
+
+  void exponentiate(double* row) const {
+    using V = typename N::Vector;
+    for (int64_t i = 0; i < table.width; i += V::W) {
+      const V x = V::load(row + i);
+      if constexpr (N::kExtended) {
+        V n, shift;
+        const V p = exp_parts(V::max(x, V::set(-2e9)), n);
+        V::split(p, shift).store(row + i);
+        V e = V::add(n, shift);
+        alignas(64) double lanes[V::W];
+        e.store(lanes);
+        for (int k = 0; k < V::W; ++k)
+          row[table.width + i + k] = lanes[k] < -2e9 ? N::kLowest : lanes[k];
+      } else {
+        exp_nonpositive(x).store(row + i);
+      }
+    }
+  }
+
+  const Utterance<Element>& u;
+  const OwnLabels& own;
+  const LabelTable& table;
+  const FrameScales<Real>& scales;
+  const bool wildcard;
+  double* buffer;
+  double shift_ = 0;
+  int64_t next_ = 0;
+};
+
+// ---- the gradient ---------------------------------------------------------------------------------------
+
+// weight (softmax - gamma) into the gradient, from gamma of places in Reals `Gamma`.
+template <class Element, class V, class Gamma>
+class GradientSink final : public Sink<Gamma> {
+  using Real = typename V::Real;
+
+ public:
+  GradientSink(const Utterance<Element>& u, const OwnLabels& own, const LabelTable& labels,
+               Keep keep, const Real* table, Real* scratch, const FrameScales<Real>& scales)
+      : u(u), own(own), labels(labels), keep(keep), table(table), scratch(scratch), scales(scales),
+        weight(static_cast<Real>(u.weight)) {}
+
+  void take(int64_t first, int count, const Gamma* gamma) override {
+    for (int f = 0; f < count; ++f) {
+      const Gamma* own_gamma = gamma + f * labels.width;
+      if (keep == Keep::kRows)
+        from_kept_row(first + f, own_gamma);
+      else if (keep == Keep::kWritten)
+        over_written_row(first + f, own_gamma);
+      else
+        computed_again(first + f, own_gamma);
+    }
+  }
+
+ private:
+  Element* row_of(int64_t t) const { return u.gradient + t * u.gradient_frame_stride; }
+
+  // Here places are classes.
+  void from_kept_row(int64_t t, const Gamma* gamma) {
+    const Real* p = table + t * labels.width;
+    if constexpr (sizeof(Gamma) == sizeof(Real)) {
+      const V factor = V::set(weight * scales.inverse[t]), minus = V::set(-weight);
+      Real* out = scratch;
+      if constexpr (sizeof(Element) == sizeof(Real)) out = row_of(t);
+      for (int64_t c = 0; c < u.C; c += V::W) {
+        const V g = V::fma(V::load(p + c), factor, V::mul(V::load(gamma + c), minus));
+        if (c + V::W <= u.C)
+          g.storeu(out + c);
+        else
+          g.store_some(out + c, static_cast<int>(u.C - c));
+      }
+    } else {
+      for (int64_t c = 0; c < u.C; ++c)
+        scratch[c] = weight * (p[c] * scales.inverse[t] - static_cast<Real>(gamma[c]));
+    }
+    if constexpr (sizeof(Gamma) != sizeof(Real) || sizeof(Element) != sizeof(Real))
+      for (int64_t c = 0; c < u.C; ++c) from_real(scratch[c], row_of(t)[c]);
+  }
+
+  void over_written_row(int64_t t, const Gamma* gamma) {
+    const Real* p = table + t * labels.width;
+    Element* g = row_of(t);
+    for (int64_t i = 0; i < own.count; ++i)
+      from_real(weight * (p[i] * scales.own[t] - static_cast<Real>(gamma[i])), g[own.classes[i]]);
+  }
+
+  // What a wildcard takes up asks nothing of the frame's softmax.
+  void computed_again(int64_t t, const Gamma* gamma) {
+    const Real* x = as_reals(u.logits + t * u.frame_stride, u.C, scratch);
+    Real* row = scratch + u.C;
+    exp_row<V, true>(x, u.C, scales.high[t], row);
+    const auto known = static_cast<Real>(1 - gamma[labels.wildcard]);
+    scale_row<V>(row, u.C, known * scales.inverse[t]);
+    for (int64_t i = 0; i < own.count; ++i) row[own.classes[i]] -= static_cast<Real>(gamma[i]);
+    for (int64_t c = 0; c < u.C; ++c) from_real(weight * row[c], row_of(t)[c]);
+  }
+
+  const Utterance<Element>& u;
+  const OwnLabels& own;
+  const LabelTable& labels;
+  const Keep keep;
+  const Real* table;
+  Real* scratch;  // 2 C
+  const FrameScales<Real>& scales;
+  const Real weight;
+};
+
+}  // namespace
+}  // namespace ctcspeech
