@@ -39,6 +39,7 @@ NB_MODULE(_core, m) {
   ctcspeech::bind_align(m);
   ctcspeech::bind_beam(m);
   ctcspeech::bind_cpu(m);
+  ctcspeech::bind_gru(m);
   ctcspeech::bind_ngram_estimate(m);
   ctcspeech::bind_ngram(m);
   ctcspeech::bind_ctc(m);

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from ctcspeech import _core
+
 __all__ = ["RecurrentLayer"]
 
 
@@ -39,22 +41,116 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, packed: PackedSequence) -> PackedSequence:
         """packed: data (M, input_size) for M true frames. Returns data (M, output_size)."""
-        output = self._clipped(packed) if self.kind == "rnn" else self.cell(packed)[0].data
+        if self.kind == "rnn":
+            output = self._clipped(packed)
+        elif self.kind == "gru" and native(packed.data):
+            output = self._gru(packed)
+        else:
+            output = self.cell(packed)[0].data
         if self.bidirectional and self.merge == "sum":
             output = output[:, : self.hidden] + output[:, self.hidden :]
         return packed._replace(data=output)
+
+    def _weights(self, suffix: str) -> list[Tensor]:
+        """W, U and the two biases of the forward ("") or backward ("_reverse") direction."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [getattr(self.cell, f"{name}_l0{suffix}") for name in names]
+
+    def _gru(self, packed: PackedSequence) -> Tensor:
+        parts = [self._weights(suffix) for suffix in ("", "_reverse")[: 1 + self.bidirectional]]
+        weight, recurrent, bias, more = (torch.stack(column) for column in zip(*parts, strict=True))
+        # torch's second bias is added to the first, but for the candidate, where r comes between.
+        gates = 2 * self.hidden
+        bias = torch.cat([bias[:, :gates] + more[:, :gates], bias[:, gates:]], 1)
+        hidden = GruRecurrence.apply(
+            packed.data, weight, recurrent, bias, more[:, gates:], packed.batch_sizes
+        )
+        return hidden.flatten(1)  # (M, D * H)
 
     def _clipped(self, packed: PackedSequence) -> Tensor:
         sizes = packed.batch_sizes.tolist()
         outputs = []
         for suffix in ("", "_reverse")[: 1 + self.bidirectional]:
-            weight, recurrent, bias, more = (
-                getattr(self.cell, f"{name}_l0{suffix}")
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
+            weight, recurrent, bias, more = self._weights(suffix)
             inputs = nn.functional.linear(packed.data, weight, bias + more)
             outputs.append(ClippedRecurrence.apply(inputs, recurrent, sizes, self.clip, suffix))
         return torch.cat(outputs, dim=1)
+
+
+def native(inputs: Tensor) -> bool:
+    """Whether the core's recurrence serves: single precision on the CPU."""
+    return (
+        inputs.device.type == "cpu"
+        and inputs.dtype != torch.float64
+        and not torch.compiler.is_compiling()
+    )
+
+
+class GruRecurrence(torch.autograd.Function):
+    """A GRU layer over packed frames, in one or two directions, by the native core (csrc/gru.h).
+
+    inputs (M, I), weight W (D, 3H, I), recurrent U (D, 3H, H), bias (D, 3H), candidate_bias (D, H);
+    the hidden states (M, D, H). torch's own layer records a graph of every frame's operations; here
+    the gradients of the weights are products over all frames at once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        recurrent: Tensor,
+        bias: Tensor,
+        candidate_bias: Tensor,
+        sizes: Tensor,
+    ) -> Tensor:
+        inputs = inputs.float()  # as autocast may have left them
+        directions, gates_size, hidden_size = recurrent.shape
+        gates = nn.functional.linear(inputs, weight.flatten(0, 1), bias.flatten())
+        gates = gates.view(-1, directions, gates_size)
+        hidden = gates.new_empty(len(inputs), directions, hidden_size)
+        learning = any(ctx.needs_input_grad)
+        candidate = torch.empty_like(hidden) if learning else None
+        _core.gru_forward(
+            gates,
+            recurrent.detach().contiguous(),
+            candidate_bias.detach().contiguous(),
+            sizes,
+            hidden,
+            candidate,
+            torch.get_num_threads(),
+        )
+        if learning:
+            ctx.save_for_backward(inputs, weight, recurrent, sizes, gates, hidden, candidate)
+        return hidden
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, recurrent, sizes, gates, hidden, candidate = ctx.saved_tensors
+        by_gates = torch.empty_like(gates)
+        by_candidate, before = torch.empty_like(hidden), torch.empty_like(hidden)
+        _core.gru_backward(
+            gates,
+            recurrent.contiguous(),
+            sizes,
+            hidden,
+            candidate,
+            gradient.float().contiguous(),
+            by_gates,
+            by_candidate,
+            before,
+            torch.get_num_threads(),
+        )
+        flat = by_gates.flatten(1)  # (M, D * 3H)
+        by_weight = (flat.t() @ inputs).view_as(weight)
+        by_recurrent = torch.empty_like(recurrent)
+        units = 2 * hidden.shape[2]  # of r and z, whose gradients are those of W x + b
+        for d in range(len(recurrent)):
+            torch.mm(by_gates[:, d, :units].t(), before[:, d], out=by_recurrent[d, :units])
+            torch.mm(by_candidate[:, d].t(), before[:, d], out=by_recurrent[d, units:])
+        by_inputs = flat @ weight.flatten(0, 1) if ctx.needs_input_grad[0] else None
+        return by_inputs, by_weight, by_recurrent, by_gates.sum(0), by_candidate.sum(0), None
 
 
 class ClippedRecurrence(torch.autograd.Function):

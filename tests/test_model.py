@@ -5,6 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from ctcspeech import _core
 from ctcspeech.model import (
     DeepSpeech1Config,
     DeepSpeech2Config,
@@ -200,6 +201,77 @@ def test_simple_recurrence_without_clipping_is_torch_s():
     theirs.load_state_dict(ours.cell.state_dict())
     packed = pack_padded_sequence(torch.randn(9, 3, 4), torch.tensor([9, 4, 2]))
     torch.testing.assert_close(ours(packed).data, theirs(packed)[0].data)
+
+
+def ragged(directions_input, lengths, seed=0):
+    torch.manual_seed(seed)
+    padded = torch.randn(len(lengths), max(lengths), directions_input)
+    packed = pack_padded_sequence(
+        padded, torch.tensor(lengths), batch_first=True, enforce_sorted=False
+    )
+    return packed._replace(data=packed.data.clone().requires_grad_())
+
+
+@pytest.mark.parametrize("hidden", [1, 16, 37, 96])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_native_gru_is_torch_s(hidden, bidirectional):
+    """States and all gradients, in single precision against torch in double."""
+    lengths = [7, 12, 1, 12, 5, 9, 3, 8, 12, 2, 6]
+    packed = ragged(10, lengths, hidden)
+    ours = RecurrentLayer("gru", 10, hidden, bidirectional, merge="concat")
+    theirs = torch.nn.GRU(10, hidden, bidirectional=bidirectional).double()
+    theirs.load_state_dict(ours.cell.state_dict())
+    inputs = packed.data.detach().double().requires_grad_()
+    output = ours(packed).data
+    expected = theirs(packed._replace(data=inputs))[0].data
+    torch.testing.assert_close(output.double(), expected, atol=2e-6, rtol=1e-5)
+    direction = torch.randn_like(output)
+    output.backward(direction)
+    expected.backward(direction.double())
+    torch.testing.assert_close(packed.data.grad.double(), inputs.grad, atol=1e-5, rtol=1e-4)
+    for name, parameter in theirs.named_parameters():
+        mine = getattr(ours.cell, name).grad.double()
+        torch.testing.assert_close(mine, parameter.grad, atol=5e-5, rtol=1e-4)
+
+
+def test_the_native_gru_is_the_same_on_all_instruction_sets_and_threads():
+    torch.manual_seed(0)
+    hidden, sizes = 20, torch.tensor([9, 9, 7, 4, 4, 1])
+    frames = int(sizes.sum())
+    start = torch.randn(frames, 2, 3 * hidden)
+    weight, bias = torch.randn(2, 3 * hidden, hidden) / 4, torch.randn(2, hidden)
+    gradient = torch.randn(frames, 2, hidden)
+
+    def run(isa, threads):
+        gates, states = start.clone(), torch.empty(frames, 2, hidden)
+        candidate = torch.empty_like(states)
+        _core.gru_forward(gates, weight, bias, sizes, states, candidate, threads, isa)
+        outputs = [torch.empty_like(gates), torch.empty_like(states), torch.empty_like(states)]
+        _core.gru_backward(
+            gates, weight, sizes, states, candidate, gradient, *outputs, threads, isa
+        )
+        return [states, *outputs]
+
+    numbers = {"baseline": 0, "avx2": 1, "avx512": 2, "neon": 3}
+    expected = run(0 if "baseline" in _core.available_isas() else -1, 1)
+    for name in _core.available_isas():
+        once = run(numbers[name], 1)
+        torch.testing.assert_close(once, expected, atol=1e-5, rtol=1e-4)
+        for threads in (2, 3, 8):  # the same bits, however the sequences are shared out
+            for one, other in zip(once, run(numbers[name], threads), strict=True):
+                assert torch.equal(one, other)
+
+
+def test_the_native_gru_checks_what_it_is_given():
+    shapes = torch.zeros(3, 1, 6), torch.zeros(1, 6, 2), torch.zeros(1, 2)
+    states = torch.zeros(3, 1, 2)
+    for sizes in ([2, 2], [1, 2], [3, 0], [-1, 4]):
+        with pytest.raises(ValueError, match="gru:"):
+            _core.gru_forward(*shapes, torch.tensor(sizes), states, None, 1)
+    with pytest.raises(ValueError, match="gru: weight"):
+        _core.gru_forward(
+            shapes[0], torch.zeros(3, 6, 2), shapes[2], torch.tensor([2, 1]), states, None, 1
+        )
 
 
 def test_parameter_counts_are_those_of_the_formulas():

@@ -12,9 +12,9 @@ PACKAGE = Path(ctcspeech.__file__).parent
 
 # Rooms from the ground up: a module imports only from the rows above its own.
 LAYERS = [
-    ["errors", "files", "progress", "hypothesis", "optimizer", "recurrent", "runlog"]
+    ["errors", "files", "progress", "hypothesis", "optimizer", "runlog"]
     + ["_core", "_ctc_terms", "mp3", "pcm", "wsola"],
-    ["feature_files", "align", "language_model"],
+    ["feature_files", "align", "language_model", "recurrent"],
     ["audio", "features", "alphabet", "metrics", "ctc", "emissions", "segment"]
     + ["language_model_build"],
     ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"],

@@ -293,16 +293,27 @@ def test_what_is_missing_or_inconsistent_is_said(corpus, tmp_path):
         train(configured(corpus, "train.device=abacus"), tmp_path / "other", report=silent)
 
 
-def test_early_stopping_and_time_budget(corpus, tmp_path):
+def test_early_stopping(corpus, tmp_path):
     lines = []
     config = configured(corpus, "train.patience=1", "train.learning_rate=1e-12")
     train(config, tmp_path / "run", report=lines.append)
     assert len(metrics(tmp_path / "run", "epoch")) < 8
     assert any("training stops early" in line for line in lines)
-    config = configured(corpus, "train.epochs=10000", "train.max_minutes=0.02")
-    train(config, tmp_path / "short", report=silent)
-    epochs = metrics(tmp_path / "short", "epoch")
-    assert 0 < epochs[-1]["epoch"] < 10000 and epochs[-1]["learning_rate"] < 1e-3
+
+
+def test_a_budget_of_minutes_ends_training_with_the_schedule_at_its_end(
+    corpus, tmp_path, monkeypatch
+):
+    # A clock by which each step takes a tenth of a second.
+    monkeypatch.setattr(train_module.Trainer, "elapsed", property(lambda self: self.step / 10))
+    config = configured(corpus, "train.epochs=10000", "train.max_minutes=0.05")
+    train(config, tmp_path / "run", report=silent)
+    steps = metrics(tmp_path / "run", "step")
+    assert len(steps) == 31  # that after 3 seconds ends it
+    rates = [line["learning_rate"] for line in steps]
+    assert max(rates) == pytest.approx(1e-2, rel=1e-3) and rates[-1] < 1e-4
+    last = metrics(tmp_path / "run", "epoch")[-1]
+    assert last["step"] == 31 and "validation_wer" in last
 
 
 PROGRAM = """
