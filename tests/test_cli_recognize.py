@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import textgrid
 import torch
 from tone_language import ALPHABET, RATE, say, tone_recognizer, write
 from typer.testing import CliRunner
@@ -223,3 +224,29 @@ def test_interrupt_ends_cleanly(checkpoint, folder, tmp_path):
     assert process.returncode == 130, told
     assert b"Traceback" not in told and b"Fatal" not in told
     assert rest == b""
+
+
+def test_formats_of_other_tools(run, folder, tmp_path):
+    recording = folder / "a.wav"
+    srt = run("transcribe", "model", recording, "--format", "srt").stdout
+    assert srt.startswith("1\n00:00:00,0") and srt.endswith("\nab cd\n")
+    vtt = run("transcribe", "model", recording, "--format", "vtt", "--subtitle-characters", 2)
+    assert vtt.stdout.startswith("WEBVTT\n") and vtt.stdout.endswith("\nab\ncd\n")
+    ctm = run("transcribe", "model", folder, "--format", "ctm").stdout.splitlines()
+    assert [(row.split()[0], row.split()[4]) for row in ctm] == [
+        ("a", "ab"), ("a", "cd"), ("b", "e"), ("c", "dd"), ("c", "aa")
+    ]  # fmt: skip
+    tsv = run("transcribe", "model", folder, "--format", "tsv").stdout.splitlines()
+    assert tsv[0].split("\t")[:4] == ["file", "start", "end", "word"] and len(tsv) == 6
+    assert run("transcribe", "model", folder, "--format", "textgrid", "--output-dir", tmp_path)
+    grid = textgrid.TextGrid.fromFile(str(tmp_path / "sub" / "c.TextGrid"))
+    assert [interval.mark for interval in grid[0] if interval.mark] == ["dd", "aa"]
+    assert (tmp_path / "b.TextGrid").exists()
+
+
+def test_subtitles_of_several_recordings_need_a_folder(run, folder):
+    result = run("transcribe", "model", folder, "--format", "srt")
+    assert result.exit_code == 2
+    assert "--output-dir" in result.stderr
+    result = run("transcribe", "model", folder, "--subtitle-seconds", 8, 7)
+    assert result.exit_code == 2

@@ -1,33 +1,23 @@
 """ctcspeech transcribe: recordings to text."""
 
 import contextlib
-import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import typer
 
 from ctcspeech.cli.decoding import DecoderName, load_recognizer, make_decoder
-from ctcspeech.files import atomic_write
+from ctcspeech.cli.output import FORMAT_HELP, Format, make_writer, open_output, subtitle_limits
 from ctcspeech.progress import Progress
 
 if TYPE_CHECKING:
     from ctcspeech.audio import PcmFormat
     from ctcspeech.recordings import Recording
-    from ctcspeech.transcribe import Transcript
 
 __all__ = ["transcribe"]
 
 _COUNTED = 2000  # files whose lengths are looked up beforehand, for the time left
-
-
-class Format(str, Enum):
-    text = "text"
-    jsonl = "jsonl"
 
 
 def transcribe(
@@ -37,9 +27,7 @@ def transcribe(
         metavar="INPUT...",
         help="Recordings, folders of them, patterns, manifests (.jsonl), or - for standard input.",
     ),
-    format: Format = typer.Option(
-        Format.text, help="text: a line a recording; jsonl: JSON with times of the words."
-    ),
+    format: Format = typer.Option(Format.text, help=FORMAT_HELP),
     output: Path | None = typer.Option(
         None, "--output", "-o", help="Write to this file, not to standard output."
     ),
@@ -52,6 +40,11 @@ def transcribe(
         help="In text, put the recording's name and a tab before each line. "
         "[default: when there are several]",
         show_default=False,
+    ),
+    subtitle_lines: int = typer.Option(2, min=1, help="Lines of a subtitle, at most."),
+    subtitle_characters: int = typer.Option(42, min=1, help="Characters of its line, at most."),
+    subtitle_seconds: tuple[float, float] = typer.Option(
+        (1.0, 7.0), help="How long it is shown, at least and at most."
     ),
     decoder: DecoderName = typer.Option(DecoderName.greedy, help="How emissions become text."),
     raw_rate: int | None = typer.Option(
@@ -76,12 +69,12 @@ def transcribe(
     \b
         ctcspeech transcribe runs/digits call.wav
         ctcspeech transcribe runs/digits recordings/ --format jsonl -o all.jsonl
+        ctcspeech transcribe runs/english talk.mp3 --format srt -o talk.srt
         sox talk.mp3 -t wav - | ctcspeech transcribe runs/english -
         arecord -f S16_LE -r 8000 -t raw -d 5 |
           ctcspeech transcribe runs/digits - --raw-rate 8000
     """
-    if output is not None and output_dir is not None:
-        raise typer.BadParameter("give --output or --output-dir, not both")
+    limits = subtitle_limits(subtitle_lines, subtitle_characters, subtitle_seconds)
     raw = _raw_format(raw_rate, raw_encoding, raw_channels)
 
     from ctcspeech.recordings import find_recordings
@@ -89,8 +82,8 @@ def transcribe(
     recordings = find_recordings(inputs, raw)
     if names is None:
         names = len(recordings) > 1 and output_dir is None
-    write = _formatter(format, names)
-    sink = _output(output, _output_paths(recordings, output_dir, format), write)
+    write = make_writer(format, names, limits)
+    sink = open_output(recordings, format, write, output, output_dir)
     recognizer = load_recognizer(model, device, threads)
     failed = 0
     progress = Progress("transcribing", len(recordings), "recording", _total(recordings))
@@ -127,78 +120,6 @@ def _raw_format(rate: int | None, encoding: str, channels: int) -> "PcmFormat | 
         return PcmFormat(rate, encoding, channels)
     except ValueError as error:
         raise typer.BadParameter(f"--raw-rate, --raw-encoding, --raw-channels: {error}") from error
-
-
-def _formatter(format: Format, names: bool) -> "Callable[[Transcript], str]":
-    if format is Format.jsonl:
-        return lambda transcript: json.dumps(transcript.to_dict(), ensure_ascii=False)
-    if names:
-        return lambda transcript: f"{transcript.name}\t{transcript.text}"
-    return lambda transcript: transcript.text
-
-
-def _output_paths(
-    recordings: "list[Recording]", folder: Path | None, format: Format
-) -> dict[int, Path] | None:
-    """The file in `folder` for each recording (by id()); the tree of a folder argument is kept."""
-    if folder is None:
-        return None
-    ending = {Format.text: ".txt", Format.jsonl: ".jsonl"}[format]
-    paths: dict[int, Path] = {}
-    taken: dict[Path, str] = {}
-    for recording in recordings:
-        if recording.utterance is not None:
-            place = Path(recording.utterance.id.replace(os.sep, "_"))
-        elif not isinstance(recording.source, Path):
-            place = Path("stdin")
-        elif recording.folder is not None:
-            place = recording.source.relative_to(recording.folder).with_suffix("")
-        else:
-            place = Path(recording.source.stem)
-        path = folder / place.parent / (place.name + ending)
-        if path in taken:
-            raise typer.BadParameter(
-                f"--output-dir: {taken[path]} and {recording.name} would both be written to "
-                f"{path}; transcribe them into two folders, or use --output"
-            )
-        taken[path] = recording.name
-        paths[id(recording)] = path
-    return paths
-
-
-@contextlib.contextmanager
-def _output(
-    file: Path | None, paths: dict[int, Path] | None, write: "Callable[[Transcript], str]"
-) -> "Iterator[Callable[[Transcript], None]]":
-    """A function that takes the transcripts as they are done."""
-    if paths is not None:
-
-        def put_apart(transcript: "Transcript") -> None:
-            with atomic_write(paths[id(transcript.recording)]) as opened:
-                opened.write(write(transcript) + "\n")
-
-        yield put_apart
-        return
-
-    def put(transcript: "Transcript") -> None:
-        stream.write(write(transcript) + "\n")
-        stream.flush()
-
-    stream: IO[str]
-    if file is None:
-        stream = sys.stdout
-        yield put
-        return
-    # What is done is kept when the work is interrupted, but not under the name of the whole.
-    partial = file.with_name(file.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", encoding="utf-8") as stream:
-        try:
-            yield put
-        except BaseException:
-            print(f"ctcspeech: what was done is in {partial}", file=sys.stderr)
-            raise
-    os.replace(partial, file)
 
 
 def _total(recordings: "list[Recording]") -> float | None:
