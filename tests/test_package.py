@@ -20,7 +20,8 @@ LAYERS = [
     ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"],
     ["dataset", "check", "corpora", "checkpoint", "config", "recordings"],
     ["training_data", "validation", "transcribe"],
-    ["train", "evaluate"],
+    ["train", "evaluate", "align_text"],
+    ["align_split"],
     ["cli"],
 ]
 
