@@ -128,6 +128,14 @@ std::vector<Scored> collect(const Model& model, NextWord next_word, bool bos, bo
   return scores;
 }
 
+template <class NextWord>
+double sum(const Model& model, NextWord next_word, bool bos, bool eos) {
+  double total = 0;
+  score_sentence(model, next_word, bos, eos,
+                 [&](ngram::WordScore score, WordIndex) { total += score.log10; });
+  return total;
+}
+
 // Sums over many lines: (tokens, unknown words, log10 P of all, log10 P of the unknown words, tokens
 // by the length of the n-gram used, from 1).
 std::tuple<uint64_t, uint64_t, double, double, std::vector<uint64_t>> summarize(
@@ -235,6 +243,15 @@ void bind_ngram(nb::module_& m) {
            [](const Model& model, const nb::list& words, bool bos, bool eos) {
              nb::bytes keep("", 0);
              return collect(model, words_of(words, keep), bos, eos);
+           })
+      .def("score",
+           [](const Model& model, const nb::bytes& text, bool bos, bool eos) {
+             return sum(model, words_of(view(text)), bos, eos);
+           })
+      .def("score",
+           [](const Model& model, const nb::list& words, bool bos, bool eos) {
+             nb::bytes keep("", 0);
+             return sum(model, words_of(words, keep), bos, eos);
            })
       .def("summarize", &summarize, nb::arg("lines"), nb::arg("bos"), nb::arg("eos"))
       .def("info", &info)

@@ -104,6 +104,8 @@ class ArpaParser {
 
   std::unique_ptr<Table> parse() {
     read_counts();
+    table_->levels.reserve(counts_.size());  // an index refers to its level
+    index_.resize(counts_.size());
     for (int n = 1; n <= static_cast<int>(counts_.size()); ++n) {
       expect_header(n);
       table_->levels.emplace_back(n);
@@ -113,7 +115,7 @@ class ArpaParser {
         read_level(n);
     }
     expect_end();
-    table_->complete();
+    table_->complete(std::move(index_));
     return std::move(table_);
   }
 
@@ -267,7 +269,7 @@ class ArpaParser {
 
   void read_level(int n) {
     Level& level = table_->levels[n - 1];
-    LevelIndex index(level, std::min<uint64_t>(counts_[n - 1], 1 << 20));
+    index_[n - 1] = std::make_unique<LevelIndex>(level, std::min<uint64_t>(counts_[n - 1], 1 << 20));
     for (uint64_t i = 0; i < counts_[n - 1]; ++i) {
       const std::string_view line = entry_line(n, i);
       std::string_view rest = line;
@@ -276,14 +278,25 @@ class ArpaParser {
       for (int k = n - 1; k >= 0; --k) {
         const std::string_view word = next_field(rest);
         if (word.empty()) fail("fewer than " + std::to_string(n) + " words in " + shown(line));
-        words[k] = is_unknown(word) ? 0 : table_->vocabulary.find(word);
+        words[k] = word_number(word, k);
         if (words[k] == Vocabulary::kNone)
           fail("the word " + shown(word) + " is not among the 1-grams");
       }
       level.push(words, log10, read_backoff(rest, n, line));
-      if (!index.insert(level.size() - 1))
+      if (!index_[n - 1]->insert(level.size() - 1))
         fail("an n-gram that is listed twice: " + shown(line));
     }
+  }
+
+  // The number of a word in place k. Files are sorted, by the first words or the last: often it is
+  // the word which stood there in the line before.
+  WordIndex word_number(std::string_view word, int k) {
+    auto& [before, number] = last_[k];
+    if (word != before) {
+      number = is_unknown(word) ? 0 : table_->vocabulary.find(word);
+      before = word;
+    }
+    return number;
   }
 
   static constexpr WordIndex kUnknownWord = 0;
@@ -292,6 +305,8 @@ class ArpaParser {
   const float unknown_;
   std::vector<uint64_t> counts_;
   bool pending_header_ = false;
+  std::vector<std::unique_ptr<LevelIndex>> index_;
+  std::pair<std::string, WordIndex> last_[kMaxOrder];
   std::unique_ptr<Table> table_;
 };
 

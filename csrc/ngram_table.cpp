@@ -80,17 +80,17 @@ void fill_added(std::vector<Level>& levels, const std::vector<std::unique_ptr<Le
 
 }  // namespace
 
-void Table::complete() {
+void Table::complete(std::vector<std::unique_ptr<LevelIndex>> index) {
   const int top = order();
   std::vector<size_t> listed(top);
-  std::vector<std::unique_ptr<LevelIndex>> index(top);
+  index.resize(top);
   for (int n = 1; n <= top; ++n) {
     Level& level = levels[n - 1];
     listed[n - 1] = level.size();
     for (float& weight : level.backoff)
       if (weight == 0.0f) weight = -0.0f;
     level.extends_left.assign(level.size(), 0);
-    if (n >= 2 && n < top) index[n - 1] = std::make_unique<LevelIndex>(level);
+    if (n >= 2 && n < top && !index[n - 1]) index[n - 1] = std::make_unique<LevelIndex>(level);
   }
   for (int n = top; n >= 2; --n) {
     const Level& level = levels[n - 1];

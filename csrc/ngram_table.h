@@ -53,8 +53,9 @@ struct Table {
   int order() const { return static_cast<int>(levels.size()); }
   // Makes the table ready for images. Adds the n-grams that a longer one's prefix or suffix lacks (as
   // pruned models of SRILM do), with the probability that backing off gives them, which leaves every
-  // score as it was; sets extends_left and the sign of zero backoffs.
-  void complete();
+  // score as it was; sets extends_left and the sign of zero backoffs. `index`, by order - 1, is that
+  // of the levels where the caller has it.
+  void complete(std::vector<std::unique_ptr<LevelIndex>> index = {});
 };
 
 // Images of a complete()d table. Bits of 0 keep the floats; else probability_bits from 1, backoff_bits

@@ -22,12 +22,13 @@ bool forgettable(float backoff) { return backoff == 0.0f && std::signbit(backoff
 // takes over.
 uint64_t find(const TrieView::Order& order, TrieView::Range range, WordIndex word,
               uint64_t vocabulary_size) {
-  uint64_t low = range.begin, high = range.end;       // the entry lies in [low, high)
+  constexpr uint64_t kScan = 8;  // a range that short is read through
+  uint64_t low = range.begin, high = range.end;        // the entry lies in [low, high)
   uint64_t low_word = 0, high_word = vocabulary_size;  // and its word between these
-  for (int step = 0; low < high; ++step) {
+  for (int step = 0; high - low > kScan; ++step) {
     const uint64_t width = high - low;
     uint64_t at = low + width / 2;
-    if (step < 12 && high_word > low_word && word >= low_word && word < high_word)
+    if (step < 12 && word >= low_word && word < high_word)
       at = low + multiply_divide(word - low_word, width, high_word - low_word);
     const WordIndex there = order.word(at);
     if (there == word) return at;
@@ -39,6 +40,10 @@ uint64_t find(const TrieView::Order& order, TrieView::Range range, WordIndex wor
       high_word = there;
     }
   }
+  const uint64_t stride = static_cast<uint64_t>(order.layout.record_bits());
+  for (uint64_t bit = order.bit(low); low < high; ++low, bit += stride)
+    if (read_bits(order.records, bit, order.layout.word_bits) >= word)
+      return order.word(low) == word ? low : range.end;
   return range.end;
 }
 

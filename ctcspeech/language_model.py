@@ -226,7 +226,7 @@ class LanguageModel:
     def score(self, sentence: str | Sequence[str], bos: bool = True, eos: bool = True) -> float:
         """log10 P(sentence). `sentence` is a text, split at white space, or a list of words; `bos`
         starts in the context of `<s>`, `eos` ends with the probability of `</s>`."""
-        return sum(s.log10 for s in self.full_scores(sentence, bos, eos))
+        return self.core.score(_encoded(sentence), bos, eos)
 
     def full_scores(
         self, sentence: str | Sequence[str], bos: bool = True, eos: bool = True
