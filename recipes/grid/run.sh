@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# A recogniser of one GRID talker's commands: prepare, train, evaluate.
+#
+#     bash recipes/grid/run.sh --data DIR          DIR/grid_s1 holds the recordings and manifests
+#     bash recipes/grid/run.sh                     the same, DIR from $CTCSPEECH_DATA
+#     bash recipes/grid/run.sh --download CORPUS   fetches the corpus from its public archive
+#
+# Further arguments go to `ctcspeech train`: train.epochs=5
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+work=${WORK:-runs/grid}
+
+if [ "${1:-}" = --data ] || [ "${1:-}" = --download ]; then
+  source=("$1" "${2:?$1 needs a folder}")
+  shift 2
+elif [ -n "${CTCSPEECH_DATA:-}" ]; then
+  source=(--data "$CTCSPEECH_DATA")
+else
+  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  exit 2
+fi
+
+python "$here/prepare.py" "$work/data" "${source[@]}"
+ctcspeech train "$here/grid.toml" --run "$work/run" --resume \
+  "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" "$@"
+ctcspeech evaluate "$work/run" "$work/data/test.jsonl" --summary "$work/test.json"
