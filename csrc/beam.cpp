@@ -33,6 +33,8 @@ Decoder::Decoder(const Config& config)
     : tokens_(config.tokens),
       blank_(config.blank),
       options_(config.options),
+      threshold_(std::exp(-config.options.beam_threshold)),
+      min_p_(static_cast<float>(std::exp(config.options.token_min_logp))),
       ngram_(config.ngram),
       lm_over_tokens_(config.lm_over_tokens && (config.ngram || config.custom_lm)) {
   for (uint32_t c = 0; c < tokens_.size(); ++c)
@@ -42,6 +44,8 @@ Decoder::Decoder(const Config& config)
     Token& token = tokens_[c];
     if (tokens_are_words_) token.begins_word = true;
     const bool plain = token.text.size() == 1 && !token.begins_word;
+    const bool never = c == blank_ || token.skipped;
+    kinds_.push_back(never ? kNever : token.begins_word ? kBegins : kWithin);
     plain_byte_.push_back(plain ? static_cast<uint8_t>(token.text[0]) : -1);
   }
   build_lexicon(config);
@@ -158,10 +162,8 @@ Session::Session(const Decoder& decoder, size_t memory_limit)
     : d_(decoder),
       steps_(make_model(decoder.ngram_, decoder.lm_indices_, decoder.custom_lm_),
              decoder.lm_over_tokens_, decoder.hot_.get(), decoder.options_.weights),
-      p_(decoder.tokens_.size()),
-      keys_(1024),
-      key_values_(1024),
-      key_stamps_(1024),
+      p_((decoder.tokens_.size() + 3) / 4 * 4),
+      slots_(1024),
       memory_limit_(memory_limit) {
   nodes_.reserve(kFirstNodes + kFirstNodes / 4);
 }

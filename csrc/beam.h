@@ -119,6 +119,10 @@ class Decoder {
   // where each token is one.
   bool marked_words_ = false, tokens_are_words_ = false;
   bool open_ = false, use_recombination_ = false;
+  enum Kind : uint8_t { kWithin, kBegins, kNever };  // what a token may do
+  std::vector<uint8_t> kinds_;
+  double threshold_;  // exp(-beam_threshold)
+  float min_p_;       // exp(token_min_logp)
   std::vector<int16_t> plain_byte_;  // the byte of a token that is one and begins no word, else -1
   const ngram::Model* ngram_;
   std::function<std::unique_ptr<LanguageModel>()> custom_lm_;
@@ -184,6 +188,7 @@ class Session {
 
   // beam_search.cpp
   void normalise(const float* row);
+  void take(uint32_t token);
   void frame(const float* row);
   void near_certain_blank();
   void search();
@@ -235,8 +240,11 @@ class Session {
   uint32_t root_ = 0;  // where tracing ends: the start, or the last committed prefix
 
   // For the recombination: a hash table that a new stamp empties.
-  std::vector<uint64_t> keys_;
-  std::vector<uint32_t> key_values_, key_stamps_;
+  struct Slot {
+    uint64_t key;
+    uint32_t stamp, value;
+  };
+  std::vector<Slot> slots_;
   uint32_t stamp_ = 0;
   std::unordered_map<uint32_t, std::vector<Event>> events_;  // by winner, for n-best
 

@@ -6,6 +6,12 @@
 
 namespace ctcspeech::beam {
 
+namespace {
+
+constexpr double kLimit = 40;  // in natural logarithms: a product of two such ratios is a float
+
+}  // namespace
+
 Trie::Trie(const std::vector<std::string>& words) {
   std::array<bool, 256> occurs{};
   for (const std::string& word : words)
@@ -51,17 +57,18 @@ void Trie::look_ahead(const std::vector<double>& values) {
     const uint32_t children = num_children(static_cast<uint32_t>(node));
     for (uint32_t c = 0; c < children; ++c) best[node] = std::max(best[node], best[n.first + c]);
   }
-  // What was put in is taken out again at the word's end, so a limit only keeps exp() finite.
-  for (double& value : best) value = std::clamp(value, -200.0, 200.0);
+  // What was put in is taken out again at the word's end, so limits only keep exp() finite.
+  for (double& value : best) value = std::clamp(value, -kLimit, kLimit);
   best[kRoot] = 0;
   max_ratio_ = 1;
+  std::vector<double> entered(nodes_.size(), 1);  // the product of the ratios as they were rounded
   for (size_t node = 0; node < nodes_.size(); ++node) {
-    nodes_[node].inverse = std::exp(-best[node]);
+    nodes_[node].inverse = static_cast<float>(1 / entered[node]);
     const uint32_t children = num_children(static_cast<uint32_t>(node));
-    for (uint32_t c = 0; c < children; ++c) {
-      TrieNode& child = nodes_[nodes_[node].first + c];
-      child.ratio = std::exp(best[nodes_[node].first + c] - best[node]);
-      max_ratio_ = std::max(max_ratio_, child.ratio);
+    for (uint32_t c = nodes_[node].first; c < nodes_[node].first + children; ++c) {
+      nodes_[c].ratio = static_cast<float>(std::exp(best[c] - best[node]));
+      entered[c] = entered[node] * nodes_[c].ratio;
+      max_ratio_ = std::max<double>(max_ratio_, nodes_[c].ratio);
     }
   }
 }

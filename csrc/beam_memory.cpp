@@ -144,7 +144,7 @@ void Session::compact_states() {
 
 size_t Session::bytes() const {
   return nodes_.capacity() * sizeof(Node) + logp_.capacity() * sizeof(float) +
-         (keys_.capacity() + scored_.capacity()) * 2 * sizeof(uint64_t) + steps_.bytes() +
+         (slots_.capacity() + scored_.capacity()) * sizeof(Slot) + steps_.bytes() +
          (active_.capacity() + next_.capacity() + committed_.capacity() * 4) * sizeof(uint32_t);
 }
 

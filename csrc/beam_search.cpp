@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "beam.h"
@@ -10,48 +11,109 @@
 
 namespace ctcspeech::beam {
 
+namespace {
+
+// Four numbers at once, in the compilers' own vector types.
+typedef float Floats __attribute__((vector_size(16)));
+typedef int32_t Ints __attribute__((vector_size(16)));
+constexpr uint32_t kLanes = 4;
+
+// Element i.. of a row of `num`, filled up with `fill`.
+ALWAYS_INLINE Floats load(const float* row, uint32_t i, uint32_t num, float fill) {
+  Floats v = {fill, fill, fill, fill};
+  if (i + kLanes <= num) {
+    std::memcpy(&v, row + i, sizeof(v));
+  } else {
+    for (uint32_t k = 0; i + k < num; ++k) v[k] = row[i + k];
+  }
+  return v;
+}
+
+ALWAYS_INLINE Floats choose(Ints where, Floats yes, Floats no) {
+  return (Floats)((where & (Ints)yes) | (~where & (Ints)no));
+}
+
+// exp(x) for x <= 0 to 2 units in the last place; 0 below -87. exp(x) = 2^n exp(r), |r| <= ln 2 / 2,
+// with the Taylor series of exp(r).
+ALWAYS_INLINE Floats exp_of_negative(Floats x) {
+  const Ints in_range = x > -87.0f;
+  const Floats bounded = choose(in_range, x, Floats{0, 0, 0, 0});
+  const Floats shifted = bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
+  const Floats n = shifted - 12582912.0f;
+  const Floats r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  Floats y = r * (1.0f / 5040) + 1.0f / 720;
+  y = y * r + 1.0f / 120;
+  y = y * r + 1.0f / 24;
+  y = y * r + 1.0f / 6;
+  y = y * r + 0.5f;
+  y = y * r + 1.0f;
+  y = y * r + 1.0f;
+  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
+  return choose(in_range, y * (Floats)power, Floats{0, 0, 0, 0});
+}
+
+}  // namespace
+
 // Log-probabilities of one frame, its probabilities, and the tokens worth trying.
 void Session::normalise(const float* row) {
   const uint32_t num = static_cast<uint32_t>(d_.tokens_.size());
-  float highest = -std::numeric_limits<float>::infinity();
-  for (uint32_t c = 0; c < num; ++c) highest = row[c] > highest ? row[c] : highest;
-  float sum = 0;
-  for (uint32_t c = 0; c < num; ++c) {
-    p_[c] = std::exp(row[c] - highest);
-    sum += p_[c];
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  Floats highest4 = {kLowest, kLowest, kLowest, kLowest};
+  Ints usable4 = {-1, -1, -1, -1};
+  for (uint32_t c = 0; c < num; c += kLanes) {
+    const Floats v = load(row, c, num, kLowest);
+    highest4 = choose(v > highest4, v, highest4);
+    usable4 &= v <= FLT_MAX;  // neither NaN nor +inf
   }
-  if (!(sum > 0) || !std::isfinite(sum)) {
-    for (uint32_t c = 0; c < num; ++c) {
+  float highest = kLowest;
+  bool usable = true;
+  for (uint32_t k = 0; k < kLanes; ++k) {
+    highest = std::max(highest, static_cast<float>(highest4[k]));
+    usable &= usable4[k] != 0;
+  }
+  if (!usable || highest < -FLT_MAX) {
+    for (uint32_t c = 0; c < num; ++c)
       if (std::isnan(row[c])) throw BadFrame(time_, "holds NaN");
-      if (row[c] > 0 && std::isinf(row[c])) throw BadFrame(time_, "holds +inf");
-    }
-    throw BadFrame(time_, "holds nothing but -inf");
+    throw BadFrame(time_, usable ? "holds nothing but -inf" : "holds +inf");
   }
-  const float scale = 1 / sum, log_sum = highest + std::log(sum);
-  if (!d_.options_.word_times) logp_.clear();
-  const size_t offset = logp_.size();
-  logp_.resize(offset + num);
-  float* logp = logp_.data() + offset;
-  for (uint32_t c = 0; c < num; ++c) {
-    p_[c] *= scale;
-    logp[c] = row[c] - log_sum;
+  float* p = p_.data();  // as long as whole vectors
+  Floats sum4 = {0, 0, 0, 0};
+  for (uint32_t c = 0; c < num; c += kLanes) {
+    const Floats v = exp_of_negative(load(row, c, num, kLowest) - highest);
+    std::memcpy(p + c, &v, sizeof(v));
+    sum4 += v;
+  }
+  const float sum = (sum4[0] + sum4[1]) + (sum4[2] + sum4[3]);
+  const float scale = 1 / sum;
+  for (uint32_t c = 0; c < num; ++c) p[c] *= scale;
+  if (d_.options_.word_times) {
+    const float log_sum = highest + std::log(sum);
+    const size_t offset = logp_.size();
+    logp_.resize(offset + num);
+    float* logp = logp_.data() + offset;
+    for (uint32_t c = 0; c < num; ++c) logp[c] = row[c] - log_sum;
   }
 
   begins_.clear();
   candidates_.clear();
-  const float minimum = static_cast<float>(d_.options_.token_min_logp);
-  uint32_t top = d_.blank_;  // the likeliest of all that can be hypothesised
+  const uint8_t* kinds = d_.kinds_.data();
+  const float minimum = d_.min_p_;
   for (uint32_t c = 0; c < num; ++c)
-    if (p_[c] > p_[top] && !d_.tokens_[c].skipped) top = c;
-  for (uint32_t c = 0; c < num; ++c) {
-    if (!(logp[c] >= minimum || c == top) || c == d_.blank_ || p_[c] == 0) continue;
-    const Token& token = d_.tokens_[c];
-    if (token.skipped) continue;
-    (token.begins_word ? begins_ : candidates_).push_back({c, p_[c]});
+    if (p[c] >= minimum && kinds[c] != Decoder::kNever && p[c] > 0) take(c);
+  if (begins_.empty() && candidates_.empty()) {  // then the likeliest, if it is not the blank
+    uint32_t top = d_.blank_;
+    for (uint32_t c = 0; c < num; ++c)
+      if (p[c] > p[top] && kinds[c] != Decoder::kNever) top = c;
+    if (top != d_.blank_) take(top);
   }
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
     return a.p != b.p ? a.p > b.p : a.token < b.token;
   });
+}
+
+// A token is worth trying in this frame.
+ALWAYS_INLINE void Session::take(uint32_t token) {
+  (d_.kinds_[token] == Decoder::kBegins ? begins_ : candidates_).push_back({token, p_[token]});
 }
 
 void Session::frame(const float* row) {
@@ -191,7 +253,7 @@ ALWAYS_INLINE void Session::add(uint32_t from, uint32_t token, uint32_t trie, ui
 }
 
 ALWAYS_INLINE void Session::extend_all(double& cut) {
-  const double threshold = std::exp(-d_.options_.beam_threshold);
+  const double threshold = d_.threshold_;
   uint32_t trie, state;
   for (const uint32_t n : active_) {
     const Node from = nodes_[n];  // a copy: new nodes move the others
@@ -226,7 +288,7 @@ ALWAYS_INLINE void Session::search_body() {
     best_ = std::max(best_, node.next_pb + node.next_pnb);
     next_.push_back(n);
   }
-  double cut = best_ * std::exp(-d_.options_.beam_threshold);
+  double cut = best_ * d_.threshold_;
   extend_all(cut);
   if (best_ == 0) {
     dead_ = true;
@@ -242,7 +304,7 @@ __attribute__((target("popcnt"))) void Session::search_popcnt() { search_body();
 #endif
 
 void Session::prune() {
-  const double cut = best_ * std::exp(-d_.options_.beam_threshold);
+  const double cut = best_ * d_.threshold_;
   scored_.clear();
   for (const uint32_t n : next_) {
     Node& node = nodes_[n];
@@ -276,18 +338,17 @@ void Session::prune() {
     node.pb = node.next_pb * scale;
     node.pnb = node.next_pnb * scale;
     active_.push_back(kept.node);
+    if (node.trie != kOov) d_.trie_->prefetch_children(node.trie);
   }
   log_scale_ += std::log(best_);
 }
 
 // Of prefixes with the same future only the best stays in scored_.
 void Session::recombine() {
-  size_t size = keys_.size();
+  size_t size = slots_.size();
   while (size < scored_.size() * 2) size *= 2;
-  if (size != keys_.size() || ++stamp_ == 0) {
-    keys_.assign(size, 0);
-    key_values_.assign(size, 0);
-    key_stamps_.assign(size, 0);
+  if (size != slots_.size() || ++stamp_ == 0) {
+    slots_.assign(size, {0, 0, 0});
     stamp_ = 1;
   }
   const bool spelled = steps_.lm() && steps_.lm()->wants_spelling();
@@ -302,15 +363,13 @@ void Session::recombine() {
     const uint64_t place = node.trie == kOov ? 0x80000000u | node.token : node.trie;
     const uint64_t key = uint64_t{node.state} << 32 | place;
     size_t slot = (key * 0x9E3779B97F4A7C15ull) >> 20 & (size - 1);
-    while (key_stamps_[slot] == stamp_ && keys_[slot] != key) slot = (slot + 1) & (size - 1);
-    if (key_stamps_[slot] != stamp_) {
-      key_stamps_[slot] = stamp_;
-      keys_[slot] = key;
-      key_values_[slot] = static_cast<uint32_t>(kept);
+    while (slots_[slot].stamp == stamp_ && slots_[slot].key != key) slot = (slot + 1) & (size - 1);
+    if (slots_[slot].stamp != stamp_) {
+      slots_[slot] = {key, stamp_, static_cast<uint32_t>(kept)};
       scored_[kept++] = current;
       continue;
     }
-    Scored& other = scored_[key_values_[slot]];
+    Scored& other = scored_[slots_[slot].value];
     const Scored winner = current.score > other.score ? current : other;
     const Scored loser = current.score > other.score ? other : current;
     nodes_[loser.node].pb = nodes_[loser.node].pnb = 0;
