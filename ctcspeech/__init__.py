@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 # The public name, and the module it stands in.
 _PUBLIC = {
+    "AlignedText": "align_text",
     "Alignment": "align",
     "Alphabet": "alphabet",
     "BeamDecoder": "decoder",
@@ -32,6 +33,7 @@ _PUBLIC = {
     "Transcript": "transcribe",
     "Utterance": "manifest",
     "Word": "hypothesis",
+    "align_text": "align_text",
     "build_model": "model",
     "character_error_rate": "metrics",
     "character_errors": "metrics",
@@ -41,6 +43,7 @@ _PUBLIC = {
     "load_config": "config",
     "read_manifest": "manifest",
     "save_checkpoint": "checkpoint",
+    "split_text": "align_split",
     "word_error_rate": "metrics",
     "word_errors": "metrics",
     "write_manifest": "manifest",

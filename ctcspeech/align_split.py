@@ -24,12 +24,14 @@ __all__ = ["Piece", "SplitLimits", "sentences", "split_text"]
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'»”’)\]]*\s+|[。！？]+[」』”]*\s*|\n\s*\n")
 _ABBREVIATION = re.compile(r"(?:^|[\s(\"“])(?:[A-Za-z]|Mr|Mrs|Ms|Dr|St|Prof|No|vs|etc|e\.g|i\.e)$")
 
+_LEEWAY = 0.1  # seconds kept of skipped speech: labels begin and end within their sounds
+
 
 @dataclass(frozen=True)
 class SplitLimits:
     """Which utterances are kept, and how they are cut. Times are seconds."""
 
-    min_score: float = -2.0  # worst window's mean log-probability, natural logarithm
+    min_score: float = -1.5  # worst window's mean log-probability, natural logarithm
     window: float = 1.0  # of the score
     min_seconds: float = 0.3
     max_seconds: float = 20.0  # longer ones are divided at the longest pauses between words
@@ -124,7 +126,7 @@ def _divided(
 def _start(aligned: AlignedText, word: int, limits: SplitLimits) -> float:
     start, earliest = aligned.words[word].start, 0.0
     if skipped := _skipped_speech(aligned, word - 1, word):
-        earliest = skipped[1]
+        earliest = skipped[1] - min(limits.padding, _LEEWAY)
     elif word:
         earliest = (aligned.words[word - 1].end + start) / 2
     return min(start, max(start - limits.padding, earliest))
@@ -133,7 +135,7 @@ def _start(aligned: AlignedText, word: int, limits: SplitLimits) -> float:
 def _end(aligned: AlignedText, word: int, duration: float, limits: SplitLimits) -> float:
     end, latest = aligned.words[word].end, duration
     if skipped := _skipped_speech(aligned, word, word + 1):
-        latest = skipped[0]
+        latest = skipped[0] + min(limits.padding, _LEEWAY)
     elif word + 1 < len(aligned.words):
         latest = (end + aligned.words[word + 1].start) / 2
     return min(max(end, min(end + limits.padding, latest)), duration)

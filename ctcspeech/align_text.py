@@ -9,7 +9,7 @@ for transcript, emissions in recording_emissions(recognizer, ["talk.flac"]):
 
 import unicodedata
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from ctcspeech.emissions import Emissions
 from ctcspeech.errors import AlignmentError, AlphabetError
 from ctcspeech.hypothesis import Hypothesis, Word
 from ctcspeech.normalize import Normalizer
-from ctcspeech.transcribe import Recognizer, Source, Transcript
+from ctcspeech.transcribe import Passage, Recognizer, Source, Transcript
 
 __all__ = ["AlignedText", "align_text", "recording_emissions"]
 
@@ -48,6 +48,13 @@ class AlignedText:
     def text(self) -> str:
         return " ".join(word.text for word in self.words)
 
+    def transcript(self, read: Transcript) -> Transcript:
+        """`read` with this text and its words, to be written in any of the formats."""
+        score = self.alignment.score
+        hypothesis = Hypothesis(self.text, self.alignment.labels.tolist(), score, score)
+        hypothesis.words = self.words
+        return replace(read, passages=[Passage(0.0, read.duration, [hypothesis])])
+
 
 def align_text(
     emissions: Emissions,
@@ -56,7 +63,7 @@ def align_text(
     normalizer: Callable[[str], str] | None = None,
     *,
     skip: str = "none",
-    wildcard_score: float = -1.0,
+    wildcard_score: float = -0.2,
     band: int | None = None,
 ) -> AlignedText:
     """Word times of a text that is known to be spoken.
@@ -68,7 +75,9 @@ def align_text(
             result; one that has nothing to be spoken (a dash) is left out.
         skip: where speech may be passed over that is not in the text: "none", at both "ends" of the
             recording, or also between "lines".
-        wildcard_score, band: see `forced_align`.
+        wildcard_score: what a frame of skipped speech costs, against the model's best label there
+            (natural logarithm, at most 0); less than speech read as blanks, more than silence.
+        band: see `forced_align`.
 
     A word that the alphabet cannot write becomes a wildcard: it gets the time that its neighbours
     leave, no confidence, and an entry in `unknown`. A word's confidence is the geometric mean of

@@ -17,11 +17,13 @@ LAYERS = [
     ["feature_files", "align", "language_model", "recurrent"],
     ["audio", "features", "alphabet", "metrics", "ctc", "emissions", "segment"]
     + ["language_model_build"],
-    ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"],
+    ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"]
+    + ["confidence"],
     ["dataset", "check", "corpora", "checkpoint", "config", "recordings"],
     ["training_data", "validation", "transcribe"],
     ["train", "evaluate", "align_text"],
     ["align_split"],
+    ["split_writer"],
     ["cli"],
 ]
 

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from ctcspeech.cli import (
+    align,
     data,
     evaluate,
     lm,
@@ -42,6 +43,7 @@ app.add_typer(data.app, name="data")
 app.command("train", help=train.HELP)(train.train)
 app.command()(evaluate.evaluate)
 app.command()(transcribe.transcribe)
+app.command()(align.align)
 app.add_typer(lm.app, name="lm")
 
 
