@@ -49,7 +49,7 @@ inline uint64_t hash_bytes(const char* bytes, size_t size) {
     fold(chunk);
   }
   uint64_t chunk = 0;
-  std::memcpy(&chunk, bytes, size);
+  if (size > 0) std::memcpy(&chunk, bytes, size);  // bytes may be null for the empty word
   fold(chunk);
   fold(size);
   return h;

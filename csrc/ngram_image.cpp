@@ -90,7 +90,8 @@ void Image::check_header(const std::string& name) {
       header_.bos >= header_.vocabulary_size || header_.eos >= header_.vocabulary_size)
     fail("the vocabulary in the header is damaged");
   entries_.resize(header_.section_count);
-  std::memcpy(entries_.data(), data_ + sizeof(Header), head - sizeof(Header));
+  if (!entries_.empty())
+    std::memcpy(entries_.data(), data_ + sizeof(Header), head - sizeof(Header));
   for (const SectionEntry& entry : entries_)
     if (entry.offset % kAlignment != 0 || entry.offset < head + 8 || entry.offset > size_ ||
         entry.size > size_ - entry.offset)

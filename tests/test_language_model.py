@@ -123,6 +123,18 @@ def test_equals_kenlm(tmp_path, seed, order):
             )
 
 
+def test_words_as_they_come(tmp_path):
+    model = load(tmp_path, SMALL)
+    assert model.vocabulary.index("") == 0 and "" not in model and "a" in model.vocabulary
+    assert model.full_scores(["a", "b a", ""], eos=False)[1].oov  # a word of a list is not split
+    assert model.score("  a\t b\n") == model.score(["a", "b"])
+    assert model.score("a\u00a0b", eos=False) == model.score(["a\u00a0b"], eos=False)
+    assert model.full_scores("\ud800")[0].oov
+    with pytest.raises(IndexError):
+        model.vocabulary[6]
+    assert model.vocabulary[-1] == "c" and model.vocabulary[1:3] == ["<s>", "</s>"]
+
+
 def test_gzip(tmp_path):
     plain = load(tmp_path, SMALL)
     packed = load(tmp_path, gzip.compress(SMALL.encode()), "model.arpa.gz")
