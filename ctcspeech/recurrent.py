@@ -104,10 +104,12 @@ class GruRecurrence(torch.autograd.Function):
         candidate_bias: Tensor,
         sizes: Tensor,
     ) -> Tensor:
-        inputs = inputs.float()  # as autocast may have left them
         directions, gates_size, hidden_size = recurrent.shape
-        gates = nn.functional.linear(inputs, weight.flatten(0, 1), bias.flatten())
-        gates = gates.view(-1, directions, gates_size)
+        # Under autocast the products over all frames are of low precision, the recurrence is not.
+        low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        inputs, weight = (x.to(low or torch.float32) for x in (inputs, weight))
+        gates = nn.functional.linear(inputs, weight.flatten(0, 1), bias.flatten().to(inputs.dtype))
+        gates = gates.float().view(-1, directions, gates_size)
         hidden = gates.new_empty(len(inputs), directions, hidden_size)
         learning = any(ctx.needs_input_grad)
         candidate = torch.empty_like(hidden) if learning else None
@@ -142,15 +144,19 @@ class GruRecurrence(torch.autograd.Function):
             before,
             torch.get_num_threads(),
         )
+        by_bias, by_candidate_bias = by_gates.sum(0), by_candidate.sum(0)
+        by_gates, by_candidate, before = (
+            x.to(inputs.dtype) for x in (by_gates, by_candidate, before)
+        )
         flat = by_gates.flatten(1)  # (M, D * 3H)
         by_weight = (flat.t() @ inputs).view_as(weight)
         by_recurrent = torch.empty_like(recurrent)
         units = 2 * hidden.shape[2]  # of r and z, whose gradients are those of W x + b
         for d in range(len(recurrent)):
-            torch.mm(by_gates[:, d, :units].t(), before[:, d], out=by_recurrent[d, :units])
-            torch.mm(by_candidate[:, d].t(), before[:, d], out=by_recurrent[d, units:])
+            by_recurrent[d, :units] = by_gates[:, d, :units].t() @ before[:, d]
+            by_recurrent[d, units:] = by_candidate[:, d].t() @ before[:, d]
         by_inputs = flat @ weight.flatten(0, 1) if ctx.needs_input_grad[0] else None
-        return by_inputs, by_weight, by_recurrent, by_gates.sum(0), by_candidate.sum(0), None
+        return by_inputs, by_weight, by_recurrent, by_bias, by_candidate_bias, None
 
 
 class ClippedRecurrence(torch.autograd.Function):
