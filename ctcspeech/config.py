@@ -28,7 +28,31 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DataConfig", "RunConfig", "TrainConfig", "load_config", "save_config"]
+__all__ = [
+    "MAY_CHANGE",
+    "DataConfig",
+    "RunConfig",
+    "TrainConfig",
+    "differences",
+    "load_config",
+    "save_config",
+]
+
+# What may differ from the run that is resumed: nothing of it changes what was already learnt.
+MAY_CHANGE = {
+    "data.workers",
+    "data.cache_mb",
+    "train.epochs",
+    "train.max_minutes",
+    "train.device",
+    "train.threads",
+    "train.patience",
+    "train.keep_best",
+    "train.average",
+    "train.checkpoint_minutes",
+    "train.log_every",
+    "train.tensorboard",
+}
 
 Paths = Annotated[
     list[Path], BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value)
@@ -153,6 +177,17 @@ def save_config(config: RunConfig, path: str | os.PathLike[str]) -> None:
                 if value is not None:
                     file.write(f"{key} = {to_toml(value)}\n")
             file.write("\n")
+
+
+def differences(a: BaseModel, b: BaseModel) -> Iterator[str]:
+    """The dotted keys in which two configurations differ."""
+    one, other = a.model_dump(), b.model_dump()
+    for key in one.keys() | other.keys():
+        mine, its = getattr(a, key, None), getattr(b, key, None)
+        if isinstance(mine, BaseModel) and isinstance(its, BaseModel):
+            yield from (f"{key}.{rest}" for rest in differences(mine, its))
+        elif one.get(key) != other.get(key):
+            yield key
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:

@@ -5,12 +5,13 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["MetricsLog", "Profile"]
+__all__ = ["MetricsLog", "Profile", "Sums"]
 
 
 class MetricsLog:
@@ -105,3 +106,26 @@ class Profile:
 
 
 OUTSIDE = ("validation", "checkpoints")  # parts of a run that are no training steps
+
+
+@dataclass
+class Sums:
+    """What is added up over an epoch, in one process."""
+
+    loss: float = 0.0  # nats
+    labels: int = 0
+    utterances: int = 0
+    seconds: float = 0.0  # of audio
+    skipped: int = 0
+    logged_loss: float = 0.0  # as it was at the last line of the log
+    logged_labels: int = 0
+
+    @property
+    def mean(self) -> float:
+        return self.loss / max(1, self.labels)
+
+    def since_last(self) -> float:
+        """The mean loss since this was last called."""
+        loss, labels = self.loss - self.logged_loss, self.labels - self.logged_labels
+        self.logged_loss, self.logged_labels = self.loss, self.labels
+        return loss / max(1, labels)

@@ -21,18 +21,13 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as distributed
-from pydantic import BaseModel
 from torch import Tensor
 
-from ctcspeech.alphabet import Alphabet
-from ctcspeech.augment import Augmenter
 from ctcspeech.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -41,41 +36,20 @@ from ctcspeech.checkpoint import (
     remove_checkpoint,
     save_checkpoint,
 )
-from ctcspeech.config import RunConfig, load_config, save_config
+from ctcspeech.config import MAY_CHANGE, RunConfig, differences, load_config, save_config
 from ctcspeech.ctc import ctc_loss, infeasible
-from ctcspeech.dataset import Batch, BatchLoader, DurationBatchSampler, SpeechDataset
+from ctcspeech.dataset import Batch, BatchLoader, DurationBatchSampler
 from ctcspeech.errors import CheckpointError, ConfigError, TrainingError
-from ctcspeech.features import FeatureExtractor
 from ctcspeech.files import atomic_write
-from ctcspeech.model import AcousticModel, build_model, describe
+from ctcspeech.model import AcousticModel, describe
 from ctcspeech.optimizer import Schedule, build_optimizer
+from ctcspeech.processes import Process, precision, process_group
 from ctcspeech.progress import Progress, format_duration
-from ctcspeech.runlog import MetricsLog, Profile
-from ctcspeech.training_data import (
-    choose_alphabet,
-    compute_statistics,
-    keep_trainable,
-    read_utterances,
-)
+from ctcspeech.runlog import MetricsLog, Profile, Sums
+from ctcspeech.training_data import compute_statistics, prepare
 from ctcspeech.validation import Validation, average_checkpoints, validate
 
 __all__ = ["train"]
-
-# What may differ from the run that is resumed: nothing of it changes what was already learnt.
-MAY_CHANGE = {
-    "data.workers",
-    "data.cache_mb",
-    "train.epochs",
-    "train.max_minutes",
-    "train.device",
-    "train.threads",
-    "train.patience",
-    "train.keep_best",
-    "train.average",
-    "train.checkpoint_minutes",
-    "train.log_every",
-    "train.tensorboard",
-}
 
 
 def train(
@@ -92,7 +66,7 @@ def train(
 
     Raises TrainingError when training cannot go on, ConfigError, ManifestError, CheckpointError.
     """
-    with process_group(config) as process:
+    with process_group(config.train) as process:
         if process.rank:
             report = _silent
         trainer = Trainer(config, Path(run), resume, process, report)
@@ -102,57 +76,6 @@ def train(
 
 def _silent(_: str) -> None:
     pass
-
-
-class Process:
-    """Which of how many processes this is, and its device."""
-
-    def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
-        self.rank, self.world_size, self.device = rank, world_size, device
-
-    def sum(self, *values: float) -> list[float]:
-        """The sums of the values over all processes."""
-        if self.world_size == 1:
-            return list(values)
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        distributed.all_reduce(tensor)
-        return tensor.tolist()
-
-    def share(self, value: Any) -> Any:
-        """Rank 0's value, in all processes."""
-        if self.world_size == 1:
-            return value
-        values = [value]
-        distributed.broadcast_object_list(values, device=self.device)
-        return values[0]
-
-
-@contextmanager
-def process_group(config: RunConfig) -> Iterator[Process]:
-    """This process among those that torchrun started (alone without torchrun)."""
-    name = config.train.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"train.device must be auto, cpu or cuda, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device is cuda, but torch finds no CUDA device")
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    if world_size == 1:
-        yield Process(0, 1, device)
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Process(distributed.get_rank(), world_size, device)
-    finally:
-        distributed.destroy_process_group()
 
 
 class Trainer:
@@ -182,7 +105,14 @@ class Trainer:
         self.reported: set[str] = set()  # validation utterances that could not be scored
         self.audio_seconds = 0.0  # trained on by this process
         last = self._last(resume)
-        self._load_data(last)
+        materials = prepare(config, last, report)
+        self.alphabet, self.augmenter = materials.alphabet, materials.augmenter
+        self.dataset, self.validation = materials.dataset, materials.validation
+        self.features = materials.features.to(self.device)
+        self.model = materials.model.to(self.device)
+        self._report_data()
+        self._compute_statistics()
+        self.dataset.augmenter = self.augmenter
         self._make_optimizer(last)
         self._make_log(last)
 
@@ -216,85 +146,27 @@ class Trainer:
             )
         return load_checkpoint(folder)
 
-    def _load_data(self, last: Checkpoint | None) -> None:
-        """Reads the manifests; makes alphabet, features, model, datasets."""
-        config = self.config
-        data, seed = config.data, config.train.seed
-        utterances = read_utterances(data.train, "data.train")
-        validation = read_utterances(data.validation, "data.validation")
-        start = last
-        if start is None and config.train.init_from is not None:
-            start = self._initial(config.train.init_from)
-        if last is not None:
-            self.alphabet = last.alphabet
-        else:
-            texts = [utterance.text for utterance in utterances]
-            self.alphabet = choose_alphabet(data, texts, start.alphabet if start else None)
-        feature_config = start.features.config if start else config.features
-        if start is not None:
-            self.features, self.model = start.features, start.model
-            if start.alphabet != self.alphabet:
-                adapt_output(self.model, start.alphabet, self.alphabet)
-                self.report(f"new output layer: {len(start.alphabet)} to {len(self.alphabet)}")
-        else:
-            self.features = FeatureExtractor(feature_config)
-            torch.manual_seed(seed)
-            self.model = build_model(config.model, self.features.num_features, len(self.alphabet))
-        self.features.to(self.device)
-        self.model.to(self.device)
-
-        def dataset(items: list[Any], augmenter: Augmenter | None) -> SpeechDataset:
-            return SpeechDataset(
-                items,
-                self.alphabet,
-                feature_config,
-                augmenter,
-                seed,
-                normalizer=data.normalizer,
-                cache_bytes=int(data.cache_mb * 2**20 / 2),
-            )
-
-        plain = dataset(utterances, None)
-        kept = keep_trainable(plain, data, feature_config, self.model, self.report)
-        self.augmenter = Augmenter(config.augment, feature_config.sample_rate)
-        self.dataset = dataset(kept, self.augmenter)
-        self.validation = dataset(validation, None)
-        self._report_data(kept, validation)
-        if feature_config.normalization == "corpus" and self.features.statistics is None:
-            with self.profile("statistics"):
-                count = config.train.statistics_utterances
-                statistics = self.process.share(
-                    compute_statistics(dataset(kept, None), self.features, count, seed)
-                    if self.process.rank == 0
-                    else None
-                )
-                self.features.set_statistics(statistics)
-
-    def _initial(self, path: Path) -> Checkpoint:
-        """The checkpoint to fine-tune; sections that the configuration gives must agree with it."""
-        checkpoint = load_checkpoint(path)
-        given = self.config.model_fields_set
-        for section, own, its in (
-            ("model", self.config.model, checkpoint.model.config),
-            ("features", self.config.features, checkpoint.features.config),
-        ):
-            if section in given and own != its:
-                keys = sorted(set(differences(own, its)))
-                raise ConfigError(
-                    f"train.init_from: {path} was trained with another [{section}] ({keys}); leave "
-                    "the section out to take the checkpoint's"
-                )
-        self.report(f"fine-tuning {path}")
-        return checkpoint
-
-    def _report_data(self, kept: list[Any], validation: list[Any]) -> None:
-        hours = sum(u.duration for u in kept) / 3600
-        self.report(f"training on {len(kept)} utterances, {hours:.2f} h, {self.device}")
-        if validation:
-            hours = sum(u.duration for u in validation) / 3600
-            self.report(f"validation on {len(validation)} utterances, {hours:.2f} h")
+    def _report_data(self) -> None:
+        for name, dataset in (("training", self.dataset), ("validation", self.validation)):
+            if len(dataset):
+                hours = sum(dataset.durations) / 3600
+                self.report(f"{name} on {len(dataset)} utterances, {hours:.2f} h")
         self.report(repr(self.alphabet))
         self.report(describe(self.model, self.features.config.shift_ms))
+        self.report(f"device {self.device}, {torch.get_num_threads()} threads")
+
+    def _compute_statistics(self) -> None:
+        """Of the features, on a sample of the data; fine-tuned models keep theirs."""
+        config, features = self.config.train, self.features
+        if features.config.normalization != "corpus" or features.statistics is not None:
+            return
+        with self.profile("statistics"):
+            statistics = None
+            if not self.process.rank:
+                statistics = compute_statistics(
+                    self.dataset, features, config.statistics_utterances, config.seed
+                )
+            features.set_statistics(self.process.share(statistics))
 
     def _make_optimizer(self, last: Checkpoint | None) -> None:
         """Loader, optimizer, schedule, precision; their states when resuming."""
@@ -791,64 +663,6 @@ class Trainer:
             json.dump(values, file, indent=1)
 
 
-@dataclass
-class Sums:
-    """What is added up over an epoch, in one process."""
-
-    loss: float = 0.0  # nats
-    labels: int = 0
-    utterances: int = 0
-    seconds: float = 0.0  # of audio
-    skipped: int = 0
-    logged_loss: float = 0.0  # as it was at the last line of the log
-    logged_labels: int = 0
-
-    @property
-    def mean(self) -> float:
-        return self.loss / max(1, self.labels)
-
-    def since_last(self) -> float:
-        """The mean loss since this was last called."""
-        loss, labels = self.loss - self.logged_loss, self.labels - self.logged_labels
-        self.logged_loss, self.logged_labels = self.loss, self.labels
-        return loss / max(1, labels)
-
-
 def step_seed(seed: int, step: int, rank: int) -> int:
     """A seed for the noise of one step in one process."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def precision(name: str, device: torch.device) -> torch.dtype | None:
-    """The type for autocast, None for float32."""
-    if name == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if name == "float16" and device.type == "cpu":
-        raise ConfigError("train.precision: float16 needs a CUDA device; use bfloat16 or float32")
-    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
-def differences(a: BaseModel, b: BaseModel) -> Iterator[str]:
-    """The dotted keys in which two configurations differ."""
-    one, other = a.model_dump(), b.model_dump()
-    for key in one.keys() | other.keys():
-        mine, its = getattr(a, key, None), getattr(b, key, None)
-        if isinstance(mine, BaseModel) and isinstance(its, BaseModel):
-            yield from (f"{key}.{rest}" for rest in differences(mine, its))
-        elif one.get(key) != other.get(key):
-            yield key
-
-
-def adapt_output(model: AcousticModel, old: Alphabet, new: Alphabet) -> None:
-    """A new output layer; labels that both alphabets have keep their weights."""
-    before = model.output
-    model.replace_output(len(new))
-    rows = {label: i for i, label in enumerate(old.labels) if i != old.blank}
-    pairs = [(i, rows[label]) for i, label in enumerate(new.labels) if label in rows]
-    pairs = [(i, j) for i, j in pairs if i != new.blank] + [(new.blank, old.blank)]
-    to, of = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    with torch.no_grad():
-        model.output.weight[to] = before.weight[of]
-        model.output.bias[to] = before.bias[of]

@@ -1,31 +1,122 @@
-"""What a training run reads before its first step: utterances, alphabet, feature statistics."""
+"""What a training run makes before its first step: data, alphabet, features, model."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ctcspeech.alphabet import Alphabet
-from ctcspeech.config import DataConfig
+from ctcspeech.augment import Augmenter
+from ctcspeech.checkpoint import Checkpoint, load_checkpoint
+from ctcspeech.config import DataConfig, RunConfig, differences
 from ctcspeech.ctc import infeasible
 from ctcspeech.dataset import Item, SpeechDataset
 from ctcspeech.errors import AlphabetError, ConfigError, ManifestError, TrainingError
 from ctcspeech.features import FeatureConfig, FeatureExtractor, FeatureStatistics, num_frames
 from ctcspeech.manifest import Utterance, read_manifest
-from ctcspeech.model import AcousticModel
+from ctcspeech.model import AcousticModel, build_model
 
 __all__ = [
+    "Materials",
     "choose_alphabet",
     "compute_statistics",
     "expected_frames",
     "keep_trainable",
+    "prepare",
     "read_utterances",
 ]
 
 Report = Callable[[str], None]
 SHOWN = 5  # items of a list that are named
+
+
+@dataclass
+class Materials:
+    """What the training loop works with. Feature statistics may be missing yet."""
+
+    alphabet: Alphabet
+    features: FeatureExtractor
+    model: AcousticModel
+    dataset: SpeechDataset  # without augmentation
+    validation: SpeechDataset
+    augmenter: Augmenter
+
+
+def prepare(config: RunConfig, last: Checkpoint | None, report: Report) -> Materials:
+    """Reads the manifests and makes what `config` describes, or goes on with the checkpoint `last`
+    of the same run, or with the one that `train.init_from` names."""
+    data, seed = config.data, config.train.seed
+    utterances = read_utterances(data.train, "data.train")
+    validation = read_utterances(data.validation, "data.validation")
+    start = last
+    if start is None and config.train.init_from is not None:
+        start = initial_checkpoint(config, config.train.init_from)
+        report(f"fine-tuning {config.train.init_from}")
+    if last is not None:
+        alphabet = last.alphabet
+    else:
+        texts = [utterance.text for utterance in utterances]
+        alphabet = choose_alphabet(data, texts, start.alphabet if start else None)
+    if start is None:
+        features = FeatureExtractor(config.features)
+        torch.manual_seed(seed)
+        model = build_model(config.model, features.num_features, len(alphabet))
+    else:
+        features, model = start.features, start.model
+        if start.alphabet != alphabet:
+            adapt_output(model, start.alphabet, alphabet)
+            report(f"new output layer: {len(start.alphabet)} to {len(alphabet)} labels")
+
+    def dataset(items: list[Utterance]) -> SpeechDataset:
+        return SpeechDataset(
+            items,
+            alphabet,
+            features.config,
+            seed=seed,
+            normalizer=data.normalizer,
+            cache_bytes=int(data.cache_mb * 2**20 / 2),
+        )
+
+    kept = keep_trainable(dataset(utterances), data, features.config, model, report)
+    augmenter = Augmenter(config.augment, features.config.sample_rate)
+    return Materials(alphabet, features, model, dataset(kept), dataset(validation), augmenter)
+
+
+def initial_checkpoint(config: RunConfig, path: Path) -> Checkpoint:
+    """The checkpoint to fine-tune. Sections that the configuration gives must agree with it, but
+    for dropout, which holds no weights."""
+    checkpoint = load_checkpoint(path)
+    model, given = checkpoint.model, config.model_fields_set
+    for section, own, its in (
+        ("model", config.model, model.config),
+        ("features", config.features, checkpoint.features.config),
+    ):
+        keys = sorted(set(differences(own, its)) - {"dropout"})
+        if section in given and keys:
+            raise ConfigError(
+                f"train.init_from: {path} was trained with another [{section}] ({keys}); leave "
+                "the section out to take the checkpoint's"
+            )
+    if "model" in given:
+        checkpoint.model = build_model(config.model, model.num_features, model.num_labels)
+        checkpoint.model.load_state_dict(model.state_dict())
+    return checkpoint
+
+
+def adapt_output(model: AcousticModel, old: Alphabet, new: Alphabet) -> None:
+    """A new output layer; labels that both alphabets have keep their weights."""
+    before = model.output
+    model.replace_output(len(new))
+    rows = {label: i for i, label in enumerate(old.labels) if i != old.blank}
+    pairs = [(i, rows[label]) for i, label in enumerate(new.labels) if label in rows]
+    pairs = [(i, j) for i, j in pairs if i != new.blank] + [(new.blank, old.blank)]
+    to, of = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    with torch.no_grad():
+        model.output.weight[to] = before.weight[of]
+        model.output.bias[to] = before.bias[of]
 
 
 def read_utterances(paths: Sequence[Path], key: str) -> list[Utterance]:

@@ -262,8 +262,8 @@ def test_the_native_gru_is_the_same_on_all_instruction_sets_and_threads():
                 assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("recurrent", "bound"), [("gru", 0.1), ("lstm", 0.1), ("rnn", 0.5)])
-def test_bfloat16_on_the_cpu_is_near_single_precision(recurrent, bound):
+@pytest.mark.parametrize("recurrent", ["gru", "lstm"])
+def test_bfloat16_on_the_cpu_is_near_single_precision(recurrent):
     torch.manual_seed(0)
     config = DeepSpeech2Config(**SMALL_1D, recurrent=recurrent, dropout=0.0)
     model = build_model(config, FEATURES, LABELS)
@@ -276,7 +276,7 @@ def test_bfloat16_on_the_cpu_is_near_single_precision(recurrent, bound):
         gradients = [p.grad for p in model.parameters() if p.grad.norm() > 1e-3]
         results.append([emissions.detach().float(), *gradients])
     for single, low in zip(*results, strict=True):
-        assert 0 < (single - low).norm() < bound * single.norm()
+        assert 0 < (single - low).norm() < 0.1 * single.norm()
 
 
 def test_the_native_gru_checks_what_it_is_given():

@@ -20,7 +20,7 @@ LAYERS = [
     ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"]
     + ["confidence"],
     ["dataset", "check", "corpora", "checkpoint", "config", "recordings"],
-    ["training_data", "validation", "transcribe"],
+    ["processes", "training_data", "validation", "transcribe"],
     ["train", "evaluate", "align_text"],
     ["align_split"],
     ["split_writer"],
