@@ -426,25 +426,26 @@ class Trainer:
         if not item.utterances:  # a stand-in, so that this process takes part in the step
             return emissions.sum() * 0.0
         with self.profile("loss", sampled=True):
+            # The loss has kernels for the CPU alone: from a GPU the emissions travel there.
             losses = ctc_loss(
-                emissions.float(),
-                item.targets,
-                lengths,
-                item.target_lengths,
+                emissions.float().cpu(),
+                item.targets.cpu(),
+                lengths.cpu(),
+                item.target_lengths.cpu(),
                 self.alphabet.blank,
                 reduction="none",
                 batch_first=True,
                 label_smoothing=config.label_smoothing,
                 delay_penalty=config.delay_penalty,
             )
-            values = losses.detach().cpu()
+            values = losses.detach()
         wrong = (~values.isfinite()).nonzero()[:, 0].tolist()
         if wrong:
             names = [f"{item.utterances[i].path} ({values[i]:g})" for i in wrong]
             self._fail(f"the loss is no finite number for {', '.join(names)}")
         self.sums.loss += float(values.double().sum())
         self.sums.labels += int(item.target_lengths.sum())
-        return losses
+        return losses.to(self.device)
 
     def _autocast(self) -> Any:
         if self.autocast is None:
