@@ -4,18 +4,22 @@
         --peer-python /path/to/env/bin/python --output benchmarks/results
 
 emissions.npz holds `labels` (blank first), `refs`, and e0, e1, ...: log-probabilities (T, C).
-lm.probing is KenLM's binary of lm.arpa, for the peers, which run in an environment of their own (see
-decoder_peers.py). All get the same emissions, language model, weights and words. Q is computed
+lm.probing is KenLM's binary of lm.arpa, for the peers, which run in an environment of their own
+(see decoder_peers.py). All get the same emissions, language model, weights and words. Q is computed
 afterwards, exactly and alike for every text that came out:
 
     ln P_ctc, all alignments + lm_weight ln P_lm + word_score words + unk_score unknown words
 
 so Q tells how good the search was, and the processor time how dear. Times are processor seconds for
-all utterances on one thread, the median of the repetitions (a peer that takes over 5 s is run once).
+all utterances on one thread, the median of the repetitions (a peer that takes over 5 s runs once).
+--realtime, which needs the privilege, keeps other processes from disturbing the comparison of one
+thread with two, the only one by the wall clock.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import statistics
 import subprocess
 import tempfile
@@ -39,9 +43,13 @@ OURS = [
 ]  # fmt: skip
 PEERS = {
     "flashlight-text": [
+        {"beam": 8, "threshold": 10, "tokens": 8}, {"beam": 16, "threshold": 10, "tokens": 8},
         {"beam": 16, "threshold": 10}, {"beam": 50, "threshold": 10},
+        {"beam": 50, "threshold": 10, "tokens": 8, "log_add": True},
+        {"beam": 100, "threshold": 12, "tokens": 8, "log_add": True},
         {"beam": 100, "threshold": 10, "tokens": 8}, {"beam": 100, "threshold": 10},
         {"beam": 100, "threshold": 15, "log_add": True},
+        {"beam": 500, "threshold": 15, "tokens": 12, "log_add": True},
         {"beam": 500, "threshold": 15, "log_add": True},
     ],
     "torchaudio": [{"beam": 50, "threshold": 50}, {"beam": 500, "threshold": 50}],
@@ -201,7 +209,19 @@ def factors(rows):
             row["factor"] = row["seconds"] / best["seconds"]
 
 
-def run_extras(task, repeats):
+@contextlib.contextmanager
+def undisturbed(realtime):
+    """Runs what is inside before all other processes of the machine."""
+    if realtime:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    try:
+        yield
+    finally:
+        if realtime:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def run_extras(task, repeats, realtime):
     """What word times, n-best lists, threads and streams cost."""
     setting = (100, 15, -8)
     out = {}
@@ -225,11 +245,13 @@ def run_extras(task, repeats):
     ratios, walls = [], {1: [], 2: []}
     for _ in range(3 * repeats):
         for threads, decoder in ((1, one), (2, two)):
-            start = time.perf_counter()
-            decoder.decode(many)
-            walls[threads].append(time.perf_counter() - start)
+            with undisturbed(realtime):
+                start = time.perf_counter()
+                decoder.decode(many)
+                walls[threads].append(time.perf_counter() - start)
         ratios.append(walls[1][-1] / walls[2][-1])
     out["threads"] = statistics.median(ratios)
+    out["realtime"] = ", scheduled before other processes" if realtime else ""
     out["threads_best"] = min(walls[1]) / min(walls[2])
     out["threads_all"] = [round(r, 2) for r in ratios]
     stream_decoder = decoder_for(task, setting, word_times=True, open_vocabulary=True)
@@ -293,8 +315,9 @@ def write(folder, rows, extras, task, command):
         "",
         f"- word times and confidences: {100 * (e['times'] / e['plain'] - 1):+.1f}% time; "
         f"n-best 10: {100 * (e['nbest'] / e['plain'] - 1):+.1f}%.",
-        f"- two threads (wall clock, pairs run in turn): {e['threads']:.2f} times as fast as one in "
-        f"the median, {e['threads_best']:.2f} best against best; all: {e['threads_all']}.",
+        f"- two threads (wall clock, pairs run in turn{e['realtime']}): {e['threads']:.2f} times "
+        f"as fast as one in the median, {e['threads_best']:.2f} best against best; all: "
+        f"{e['threads_all']}.",
         f"- one stream of {e['stream_frames']} frames, open vocabulary, chunks of 20 frames with "
         f"a partial result after each: {e['stream_seconds']:.3f} s, at most "
         f"{e['stream_bytes'] / 1e6:.2f} MB beyond the shared model.",
@@ -338,6 +361,7 @@ def main():
     parser.add_argument("--peer-python", help="interpreter of the peers' environment")
     parser.add_argument("--utterances", type=int, default=None, help="only the first so many")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--realtime", action="store_true", help="real-time scheduling, see above")
     parser.add_argument("--output", type=Path, default=None, help="folder for decoder.md and .svg")
     arguments = parser.parse_args()
     task = Task(arguments.emissions, LanguageModel.load(arguments.lm), arguments.utterances)
@@ -345,7 +369,7 @@ def main():
     if arguments.peer_python:
         rows += run_peers(task, arguments)
     factors(rows)
-    extras = run_extras(task, arguments.repeats)
+    extras = run_extras(task, arguments.repeats, arguments.realtime)
     for row in rows:
         print(row)
     print(extras)
@@ -353,6 +377,8 @@ def main():
         command = (
             "python benchmarks/decoder.py emissions.npz lm.arpa --kenlm lm.probing "
             f"--peer-python python --repeats {arguments.repeats}"
+            + (" --realtime" if arguments.realtime else "")
+            + " --output benchmarks/results"
         )
         write(arguments.output, rows, extras, task, command)
 

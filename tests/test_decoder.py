@@ -653,13 +653,17 @@ def test_wider_beams_never_lose_q(data_folder, tmp_path):
     path = tmp_path / "unigram.arpa"
     path.write_text("\n".join(arpa))
     wide = BeamDecoder(list(stored["labels"]), str(path), lm_weight=0.6, word_score=2.5)
-    means = []
-    for beam, threshold, minimum in [(4, 8, -4), (16, 10, -5), (100, 15, -8), (400, 18, -9)]:
+
+    def mean_q(beam, threshold, minimum):
         decoder = wide.replace(
             beam_size=beam, beam_threshold=threshold, token_min_logp=minimum, word_times=False
         )
         total = 0.0
         for item, (top,) in zip(emissions, decoder.decode(emissions), strict=True):
             total += top.score - top.ctc_score + decoder.exact_ctc_score(item, top)
-        means.append(total / len(emissions))
-    assert means == sorted(means)
+        return total / len(emissions)
+
+    beams = [mean_q(beam, 15, -8) for beam in (4, 16, 64, 256)]
+    assert beams == sorted(beams)
+    all_wider = [mean_q(4, 8, -4), mean_q(16, 10, -5), mean_q(100, 15, -8), mean_q(400, 18, -9)]
+    assert all_wider == sorted(all_wider)
