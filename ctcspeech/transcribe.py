@@ -40,7 +40,7 @@ __all__ = ["Decoder", "Passage", "Recognizer", "Transcript"]
 Source = str | os.PathLike[str] | Utterance | Recording
 
 _FIRST_WINDOW = 60.0  # seconds of audio read before the first batch, so that text comes soon
-_LARGEST_WINDOW = 600.0  # seconds of audio read ahead and sorted by length
+_LARGEST_WINDOW = 240.0  # seconds of audio read ahead and sorted by length
 _LONGEST_STRETCH = 120.0  # seconds without a pause that are decoded at once
 
 

@@ -1,5 +1,8 @@
 """What `transcribe` and `evaluate` have in common: recogniser and decoder from their options."""
 
+import ctypes
+import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +12,23 @@ import typer
 if TYPE_CHECKING:
     from ctcspeech.transcribe import Decoder, Recognizer
 
-__all__ = ["DecoderName", "load_recognizer", "make_decoder"]
+__all__ = ["DecoderName", "load_recognizer", "make_decoder", "memory_trimmer"]
 
 
 class DecoderName(str, Enum):
     greedy = "greedy"
+
+
+def memory_trimmer() -> Callable[[], None]:
+    """A function that gives freed memory back to the system, where the C library is glibc.
+
+    What glibc keeps between batches of changing size would add up over hours of work.
+    """
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            return lambda: library.malloc_trim(0)
+    return lambda: None
 
 
 def load_recognizer(model: Path, device: str, threads: int | None) -> "Recognizer":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctcspeech.cli.decoding import DecoderName, load_recognizer, make_decoder
+from ctcspeech.cli.decoding import DecoderName, load_recognizer, make_decoder, memory_trimmer
 from ctcspeech.cli.output import FORMAT_HELP, Format, make_writer, open_output, subtitle_limits
 from ctcspeech.progress import Progress
 
@@ -87,12 +87,18 @@ def transcribe(
     recognizer = load_recognizer(model, device, threads)
     failed = 0
     progress = Progress("transcribing", len(recordings), "recording", _total(recordings))
+    trim = memory_trimmer()
+
+    def advance(seconds: float) -> None:
+        progress.advance(0, seconds)
+        trim()
+
     with sink as put, progress:
         transcripts = recognizer.transcribe(
             recordings,
             make_decoder(decoder, recognizer),
             max_seconds=max_seconds,
-            advance=lambda seconds: progress.advance(0, seconds),
+            advance=advance,
         )
         with contextlib.closing(transcripts):
             for transcript in transcripts:
