@@ -17,6 +17,7 @@ from ctcspeech.align import WILDCARD, Alignment, forced_align
 from ctcspeech.alphabet import Alphabet
 from ctcspeech.emissions import Emissions
 from ctcspeech.errors import AlignmentError, AlphabetError
+from ctcspeech.greedy import word_frames
 from ctcspeech.hypothesis import Hypothesis, Word
 from ctcspeech.normalize import Normalizer
 from ctcspeech.transcribe import Passage, Recognizer, Source, Transcript
@@ -81,7 +82,8 @@ def align_text(
 
     A word that the alphabet cannot write becomes a wildcard: it gets the time that its neighbours
     leave, no confidence, and an entry in `unknown`. A word's confidence is the geometric mean of
-    the probabilities of its path over its frames.
+    the probabilities of its path over its frames. A label that stands further than 0.3 s from the
+    others of its word, out in a silence, does not count for the word's times.
 
     Raises AlignmentError if the text is empty, has no word that can be written, or has no path.
     """
@@ -173,8 +175,13 @@ class _Targets:
         return self.labels
 
     def result(self, alignment: Alignment, emissions: Emissions) -> AlignedText:
-        spans = np.array(self.spans)
-        frames = np.stack([alignment.starts[spans[:, 0]], alignment.ends[spans[:, 1] - 1]], axis=1)
+        shift = emissions.frame_shift_ms / 1000
+        frames = np.array(
+            [
+                word_frames(alignment.starts[first:last], alignment.ends[first:last], shift)
+                for first, last in self.spans
+            ]
+        )
         sums = np.concatenate([[0.0], np.cumsum(alignment.frame_log_probs)])
         means = (sums[frames[:, 1]] - sums[frames[:, 0]]) / np.maximum(np.diff(frames)[:, 0], 1)
         times = emissions.seconds(frames)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ctcspeech.alphabet import Alphabet
 from ctcspeech.errors import DecoderError
-from ctcspeech.greedy import GreedyDecoder, word_spans
+from ctcspeech.greedy import GreedyDecoder, word_frames, word_spans
 
 ALPHABET = Alphabet(["<blank>", " ", "a", "b", "c"])
 
@@ -105,3 +105,14 @@ def test_wrong_emissions_are_named():
         decoder.decode([good, bad])
     with pytest.raises(ValueError, match="frame_shift_ms"):
         GreedyDecoder(ALPHABET, 0.0)
+
+
+def test_a_stray_label_does_not_stretch_its_word():
+    # 20 ms a frame. "place" with its first label at the start of the recording, then silence.
+    starts, ends = np.array([0, 30, 33, 36, 38]), np.array([1, 32, 34, 37, 40])
+    assert word_frames(starts, ends, 0.02) == (25, 40)
+    assert word_frames(starts[1:], ends[1:], 0.02) == (30, 40)
+    assert word_frames(starts[:1], ends[:1], 0.02) == (0, 1)
+    # A last label that strays, and labels that are just near enough.
+    assert word_frames(np.array([5, 8, 60]), np.array([6, 9, 61]), 0.02) == (5, 14)
+    assert word_frames(np.array([5, 21]), np.array([6, 22]), 0.02) == (5, 22)
