@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ctcspeech.confidence import calibration_error, correct_words
 from ctcspeech.errors import AlphabetError, ManifestError
 from ctcspeech.manifest import Utterance
 from ctcspeech.metrics import (
@@ -108,6 +109,23 @@ class Evaluation:
             groups = [item.utterance.speaker for item in self.scored]
         return bootstrap_interval(counts, groups, level=self.level, seed=self.seed)
 
+    @property
+    def confidences(self) -> tuple[list[float], list[bool]]:
+        """Confidence of each recognised word that has one, and whether the word is right."""
+        confidences: list[float] = []
+        correct: list[bool] = []
+        for item in self.scored:
+            found = correct_words(item.reference, item.transcript.words)
+            confidences += found[0]
+            correct += found[1]
+        return confidences, correct
+
+    @property
+    def calibration_error(self) -> float | None:
+        """Expected calibration error of the words' confidences, None where there are none."""
+        confidences, correct = self.confidences
+        return calibration_error(confidences, correct) if confidences else None
+
     def worst(self, count: int) -> list[Scored]:
         """The utterances with the most word errors, then the most character errors."""
         wrong = [item for item in self.scored if item.words.errors]
@@ -126,6 +144,7 @@ class Evaluation:
             "cer": {**_counts(self.characters), "interval": self.character_interval},
             "confidence_level": self.level,
             "resampled": self.resampled,
+            "calibration_error": self.calibration_error,
             "speakers": {
                 name: {
                     "utterances": len(items),
@@ -146,6 +165,13 @@ class Evaluation:
             ("CER", self.characters, self.character_interval),
         ):
             lines.append(f"{name} {_rate(counts)}{self._interval_text(interval)}: {_parts(counts)}")
+        if self.calibration_error is not None:
+            confidences, correct = self.confidences
+            lines.append(
+                f"confidence of words: {100 * sum(confidences) / len(confidences):.1f}% in the "
+                f"mean, {100 * sum(correct) / len(correct):.1f}% are right; expected calibration "
+                f"error {100 * self.calibration_error:.2f}%"
+            )
         if len(self.speakers) > 1:
             lines += ["", *self._speaker_table()]
         chosen = self.worst(worst)

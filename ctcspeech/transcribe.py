@@ -23,7 +23,8 @@ import numpy as np
 import torch
 
 from ctcspeech.alphabet import Alphabet
-from ctcspeech.checkpoint import load_checkpoint
+from ctcspeech.checkpoint import find_checkpoint, load_checkpoint
+from ctcspeech.confidence import Calibration, load_calibrations
 from ctcspeech.errors import AudioError, CtcSpeechError, DecoderError, FeatureError
 from ctcspeech.features import FeatureExtractor, load_features
 from ctcspeech.greedy import GreedyDecoder
@@ -35,7 +36,7 @@ from ctcspeech.recordings import Recording
 from ctcspeech.segment import Segment, cut
 from ctcspeech.stitch import Stitcher, Stretch
 
-__all__ = ["Decoder", "Passage", "Recognizer", "Transcript"]
+__all__ = ["Decoder", "Passage", "Recognizer", "Transcript", "decoder_kind"]
 
 Source = str | os.PathLike[str] | Utterance | Recording
 
@@ -51,6 +52,11 @@ class Decoder(Protocol):
         """For each (T, C) of log-probabilities its hypotheses, best first, at least one. Word
         times are seconds from the first frame."""
         ...
+
+
+def decoder_kind(decoder: Decoder) -> str:
+    """By which the calibrations of confidences are told apart."""
+    return "greedy" if isinstance(decoder, GreedyDecoder) else "beam"
 
 
 @dataclass
@@ -117,6 +123,7 @@ class Recognizer:
         threads: int | None = None,
         batch_seconds: float = 120.0,
         normalizer: Callable[[str], str] | None = None,
+        calibrations: dict[str, Calibration] | None = None,
     ) -> None:
         """
         threads: batches computed at the same time, each by one thread of the CPU; by default as
@@ -124,6 +131,8 @@ class Recognizer:
         batch_seconds: audio in a batch, padding included. It bounds the memory, with `threads`.
         normalizer: what was done to the texts before training; references of an evaluation get
             the same.
+        calibrations: of the confidences that "greedy" and "beam" decoding give to words
+            (`ctcspeech.confidence`); without one they are the decoder's own.
         """
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
@@ -135,6 +144,7 @@ class Recognizer:
         self.alphabet = alphabet
         self.batch_seconds = batch_seconds
         self.normalizer = normalizer
+        self.calibrations = dict(calibrations or {})
         config = features.config
         self.precomputed = config.kind == "precomputed"
         # Inputs (samples, or precomputed frames) to a second and to a frame of emissions.
@@ -169,6 +179,7 @@ class Recognizer:
             device=device,
             threads=threads,
             normalizer=None if rules is None else Normalizer.model_validate(rules),
+            calibrations=load_calibrations(find_checkpoint(path)),
         )
 
     @property
@@ -252,6 +263,10 @@ class Recognizer:
 
     def greedy_decoder(self) -> GreedyDecoder:
         return GreedyDecoder(self.alphabet, self.frame_shift_ms)
+
+    def calibration(self, decoder: Decoder) -> Calibration | None:
+        """What the confidences of this decoder are mapped through, if there is such a fit."""
+        return self.calibrations.get(decoder_kind(decoder))
 
     def transcribe(
         self,
@@ -431,7 +446,10 @@ class _Recordings:
                 stretches.extend((transcript, part) for part in stitcher.add(segment, item))
         inputs = [stretch.emissions for _, stretch in stretches]
         decoded = decoder.decode(inputs) if inputs else []
+        calibration = self.recognizer.calibration(decoder)
         for (transcript, stretch), hypotheses in zip(stretches, decoded, strict=True):
+            if calibration is not None:
+                hypotheses = [calibration.apply(hypothesis) for hypothesis in hypotheses]
             moved = [_moved(hypothesis, stretch.start) for hypothesis in hypotheses]
             transcript.passages.append(Passage(stretch.start, stretch.end, moved))
         if advance is not None and window.pieces:

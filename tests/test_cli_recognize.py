@@ -250,3 +250,31 @@ def test_subtitles_of_several_recordings_need_a_folder(run, folder):
     assert "--output-dir" in result.stderr
     result = run("transcribe", "model", folder, "--subtitle-seconds", 8, 7)
     assert result.exit_code == 2
+
+
+def test_calibrated_confidences_are_kept_with_the_model(run, folder, tmp_path, monkeypatch):
+    import ctcspeech.cli.evaluate
+    from ctcspeech.confidence import load_calibrations
+
+    def load(model, device, threads):
+        recognizer = tone_recognizer(threads=threads)
+        recognizer.calibrations = load_calibrations(model)
+        return recognizer
+
+    monkeypatch.setattr(ctcspeech.cli.evaluate, "load_recognizer", load)
+    monkeypatch.setattr("ctcspeech.checkpoint.find_checkpoint", lambda path: path)
+    texts = {"a.wav": "ab cd", "b.flac": "a", "sub/c.wav": "dd bb"}  # two of five are wrong
+    manifest = tmp_path / "dev.jsonl"
+    write_manifest(manifest, [Utterance(folder / k, 0.5, text) for k, text in texts.items()])
+    before = run("evaluate", tmp_path, manifest).stdout
+    assert "60.0% are right; expected calibration error" in before
+    result = run("evaluate", tmp_path, manifest, "--calibrate", "--summary", tmp_path / "s.json")
+    assert "calibrated on 5 words" in result.stdout
+    raw_error = json.loads((tmp_path / "s.json").read_text())["calibration_error"]
+    assert run("evaluate", tmp_path, manifest, "--summary", tmp_path / "s.json").exit_code == 0
+    error = json.loads((tmp_path / "s.json").read_text())["calibration_error"]
+    assert error < 0.15 < raw_error
+    # A second fit is on the raw confidences again: the same.
+    fitted = load_calibrations(tmp_path)
+    run("evaluate", tmp_path, manifest, "--calibrate")
+    assert load_calibrations(tmp_path) == fitted and fitted["greedy"].words == 5

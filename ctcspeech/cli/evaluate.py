@@ -4,12 +4,17 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from ctcspeech.cli.decoding import DecoderName, load_recognizer, make_decoder
 from ctcspeech.files import atomic_write
 from ctcspeech.progress import Progress
+
+if TYPE_CHECKING:
+    from ctcspeech.evaluate import Evaluation
+    from ctcspeech.transcribe import Decoder
 
 __all__ = ["evaluate"]
 
@@ -25,6 +30,11 @@ def evaluate(
         None, "--output", "-o", help="Write each utterance with its errors as JSON lines."
     ),
     summary: Path | None = typer.Option(None, help="Write the error rates as JSON."),
+    calibrate: bool = typer.Option(
+        False,
+        "--calibrate",
+        help="Fit the confidences of words on this manifest and keep that with the model.",
+    ),
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..."),
     threads: int | None = typer.Option(
         None, min=1, help="Threads of the CPU. [default: one a core]", show_default=False
@@ -39,6 +49,7 @@ def evaluate(
     \b
         ctcspeech evaluate runs/digits data/test.jsonl
         ctcspeech evaluate runs/digits data/test.jsonl -o each.jsonl --summary wer.json
+        ctcspeech evaluate runs/digits data/dev.jsonl --calibrate
     """
     from ctcspeech import __version__
     from ctcspeech.evaluate import evaluate as run
@@ -57,9 +68,14 @@ def evaluate(
             else:
                 progress.advance(1, item.transcript.duration)  # type: ignore[attr-defined]
 
-        evaluation = run(recognizer, utterances, make_decoder(decoder, recognizer), done=done)
+        made = make_decoder(decoder, recognizer)
+        if calibrate:
+            recognizer.calibrations.clear()  # the fit is on the decoder's own confidences
+        evaluation = run(recognizer, utterances, made, done=done)
     width = shutil.get_terminal_size((100, 24)).columns
     print(evaluation.report(worst, max(width, 40)))
+    if calibrate:
+        print("\n" + _calibrate(model, made, evaluation))
     if output is not None:
         with atomic_write(output) as file:
             for item in evaluation.scored:
@@ -80,3 +96,23 @@ def evaluate(
             file=sys.stderr,
         )
         raise typer.Exit(1)
+
+
+def _calibrate(model: Path, decoder: "Decoder", evaluation: "Evaluation") -> str:
+    """Fits, keeps the fit with the model, and says what it changes."""
+    from ctcspeech.checkpoint import find_checkpoint
+    from ctcspeech.confidence import calibration_error, fit, save_calibration
+    from ctcspeech.transcribe import decoder_kind
+
+    confidences, correct = evaluation.confidences
+    if not confidences:
+        return "no word was recognised with a confidence: nothing to calibrate"
+    calibration = fit(confidences, correct)
+    folder = find_checkpoint(model)
+    save_calibration(folder, decoder_kind(decoder), calibration)
+    after = calibration_error([calibration(value) for value in confidences], correct)
+    before = calibration_error(confidences, correct)
+    return (
+        f"calibrated on {len(confidences)} words, kept in {folder}: expected calibration error "
+        f"{100 * before:.2f}% before, {100 * after:.2f}% after, on the same words"
+    )
