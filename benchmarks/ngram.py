@@ -166,6 +166,7 @@ def main() -> None:
         f"Model: n-grams by order {counts}, "
         f"ARPA file of {arguments.arpa.stat().st_size / 1e6:.1f} MB.",
         f"Machine: {machine()}. Medians, with the least and the most of {arguments.rounds} rounds.",
+        f"Load average of the machine while measuring: {os.getloadavg()[0]:.1f}.",
         f"Largest difference of a word's log10 from kenlm's: {worst:.1e} ({len(lines)} sentences,",
         "order and unknown-word flags equal).",
         "",
