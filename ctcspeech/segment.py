@@ -57,6 +57,7 @@ def cut(
     min_silence: float = 0.2,
     context: float = 1.5,
     grain: int = 1,
+    pause: float = 0.4,
 ) -> Iterator[Segment]:
     """Cuts a stream of samples into segments of at most `max_seconds`.
 
@@ -65,14 +66,17 @@ def cut(
         sample_rate: of the samples, in hertz.
         max_seconds: length of a segment, its context included. A recording that is not longer comes
             out as one segment.
-        min_silence: seconds of quiet that count as a pause.
+        min_silence: seconds of quiet in which a cut may be made.
         context: seconds that two segments overlap on either side of a cut in sound.
         grain: every cut is at a multiple of so many samples (the model's frame shift, so that the
             frames of overlapping segments coincide).
+        pause: a recording that has to be cut is cut at every quiet of so many seconds, if both
+            sides get a second. Models are trained on utterances: within one they may have learnt
+            of no pause, and would write the words around it as one.
 
     Silence is told from the energy of 10 ms frames, against levels of noise (10th percentile) and
-    speech (95th) that follow the last minute. Among the pauses of the later two thirds of a segment
-    the longest is taken, before that those of the first third.
+    speech (95th) that follow the last minute. Where there is no such pause, the longest quiet of
+    the later two thirds of a segment is taken, or else of its first third.
     """
     if sample_rate <= 0:
         raise ValueError(f"sample_rate must be positive, but is {sample_rate}")
@@ -86,11 +90,11 @@ def cut(
             f"shift ({grain / sample_rate:.3f} s), but is {max_seconds}"
         )
 
+    search = _Search(sample_rate, min_silence, pause, grain)
     waiting: list[np.ndarray] = []  # chunks not yet in `buffer`
     buffer = np.zeros(0, dtype=np.float32)
     size = 0  # samples in buffer and waiting
     offset = head = 0
-    history = np.zeros(0)
     for chunk in chunks:
         waiting.append(np.asarray(chunk, dtype=np.float32))
         size += len(chunk)
@@ -101,8 +105,8 @@ def cut(
         while len(buffer) >= largest:
             window = buffer[:largest]
             energies = _energies(window, sample_rate)
-            history = np.concatenate([history, energies])[-_HISTORY_FRAMES:]
-            place = _longest_pause(energies, history, sample_rate, min_silence, head, grain)
+            search.learn(energies, offset)
+            place = search.pause_in(energies, head) or search.quiet_in(energies, head)
             if place is not None:
                 end, tail = place, 0
             else:
@@ -115,6 +119,11 @@ def cut(
             head = tail
         size = len(buffer)
     buffer = np.concatenate([buffer, *waiting])
+    while offset and (place := search.pause_in(_energies(buffer, sample_rate), head)):
+        yield Segment(buffer[:place].copy(), offset, sample_rate, head, 0)
+        buffer = buffer[place:]
+        offset += place
+        head = 0
     if len(buffer) > head:
         yield Segment(buffer, offset, sample_rate, head, 0)
 
@@ -129,34 +138,56 @@ def _energies(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     return 10 * np.log10(np.maximum(power, 1e-12))
 
 
-def _longest_pause(
-    energies: np.ndarray,
-    history: np.ndarray,
-    sample_rate: int,
-    min_silence: float,
-    head: int,
-    grain: int,
-) -> int | None:
-    """The sample in the middle of the best pause, or None. `head` samples must stay before it."""
-    frame = max(sample_rate // _FRAMES_PER_SECOND, 1)
-    speech = np.percentile(history, 95)
-    noise = max(float(np.percentile(history, 10)), speech - _DYNAMIC_RANGE)
-    if speech - noise < _MIN_CONTRAST:
+class _Search:
+    """Finds the quiet places of windows of a recording, by levels that follow the recording."""
+
+    def __init__(self, sample_rate: int, min_silence: float, pause: float, grain: int) -> None:
+        self.sample_rate, self.grain = sample_rate, grain
+        self.frame = max(sample_rate // _FRAMES_PER_SECOND, 1)
+        self.min_silence, self.pause = min_silence * sample_rate, pause * sample_rate
+        self.history = np.zeros(0)
+        self.learnt = 0  # samples of the recording up to which `history` goes
+
+    def learn(self, energies: np.ndarray, offset: int) -> None:
+        """The levels follow these energies, of a window that begins at sample `offset`."""
+        known = max(self.learnt - offset, 0) // self.frame
+        self.history = np.concatenate([self.history, energies[known:]])[-_HISTORY_FRAMES:]
+        self.learnt = offset + len(energies) * self.frame
+
+    def pause_in(self, energies: np.ndarray, head: int) -> int | None:
+        """The sample in the middle of the first pause, with a second before and after it."""
+        middles, lengths = self._quiet(energies)
+        second = self.sample_rate
+        last = len(energies) * self.frame - second
+        fits = (lengths >= self.pause) & (middles >= head + second) & (middles <= last)
+        return int(middles[np.argmax(fits)]) if fits.any() else None
+
+    def quiet_in(self, energies: np.ndarray, head: int) -> int | None:
+        """The sample in the middle of the longest quiet. `head` samples must stay before it."""
+        middles, lengths = self._quiet(energies)
+        lengths = np.minimum(lengths, _LONG_SILENCE * self.sample_rate)
+        usable = (lengths >= self.min_silence) & (middles > head)
+        late = usable & (middles >= len(energies) * self.frame // 3)
+        for group in (late, usable):
+            if group.any():
+                chosen = np.flatnonzero(group)
+                longest = chosen[lengths[chosen] == lengths[chosen].max()]
+                return int(middles[longest[-1]])
         return None
-    quiet = energies <= noise + _QUIET_SHARE * (speech - noise)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8)))
-    starts, ends = edges[::2], edges[1::2]
-    long_enough = (ends - starts) * frame >= min_silence * sample_rate
-    middles = (starts + ends) * frame // 2 // grain * grain
-    lengths = np.minimum((ends - starts) * frame, _LONG_SILENCE * sample_rate)
-    usable = long_enough & (middles > head)
-    late = usable & (middles >= len(energies) * frame // 3)
-    for group in (late, usable):
-        if group.any():
-            chosen = np.flatnonzero(group)
-            longest = chosen[lengths[chosen] == lengths[chosen].max()]
-            return int(middles[longest[-1]])
-    return None
+
+    def _quiet(self, energies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Middles and lengths of all runs of silent frames, in samples."""
+        nothing = np.zeros(0, dtype=np.int64)
+        if not len(energies) or not len(self.history):
+            return nothing, nothing
+        speech = np.percentile(self.history, 95)
+        noise = max(float(np.percentile(self.history, 10)), speech - _DYNAMIC_RANGE)
+        if speech - noise < _MIN_CONTRAST:
+            return nothing, nothing
+        quiet = energies <= noise + _QUIET_SHARE * (speech - noise)
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], quiet, [False]]).astype(np.int8)))
+        starts, ends = edges[::2] * self.frame, edges[1::2] * self.frame
+        return (starts + ends) // 2 // self.grain * self.grain, ends - starts
 
 
 def _quietest_place(

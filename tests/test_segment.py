@@ -152,3 +152,25 @@ def test_memory_is_that_of_one_segment():
 def test_wrong_arguments_are_named(arguments, name):
     with pytest.raises(ValueError, match=name):
         next(cut([np.zeros(10, np.float32)], **arguments))
+
+
+def test_long_recordings_are_cut_at_every_pause_and_short_ones_at_none():
+    generator = np.random.default_rng(4)
+    parts, pauses, position = [], [], 0
+    for k in range(12):
+        long = k % 3 == 2  # two short quiets, then a pause
+        word, gap = speech(1.2, generator), pause(0.7 if long else 0.25, generator)
+        parts += [word, gap]
+        position += len(word) + len(gap)
+        if long:
+            pauses.append((position - len(gap), position))
+    samples = np.concatenate([*parts, speech(1.2, generator)])
+    segments = list(cut([samples], RATE, 10.0, context=1.0, pause=0.5))
+    assert len(segments) == len(pauses) + 1
+    for segment, (start, end) in zip(segments[1:], pauses, strict=True):
+        assert start < segment.offset < end
+    assert len(list(cut([samples], RATE, 60.0, context=1.0, pause=0.5))) == 1
+    # Pauses nearer than a second to another cut or to an end are left alone.
+    blips = np.concatenate([p for _ in range(40) for p in (parts[0][: RATE // 2], parts[5])])
+    for segment in cut([blips], RATE, 10.0, context=1.0, pause=0.5):
+        assert len(segment.own) >= RATE

@@ -64,3 +64,6 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder that must not be written to
+        print(f"ctcspeech: {error}", file=sys.stderr)
+        sys.exit(1)

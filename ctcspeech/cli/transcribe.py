@@ -53,7 +53,7 @@ def transcribe(
     raw_encoding: str = typer.Option("s16le", help="Their encoding, as ffmpeg and sox name it."),
     raw_channels: int = typer.Option(1, help="Their number of channels."),
     max_seconds: float = typer.Option(
-        30.0, help="Longer recordings are cut at pauses into pieces no longer than this."
+        30.0, help="Longer recordings are cut, at pauses, into pieces no longer than this."
     ),
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..."),
     threads: int | None = typer.Option(
