@@ -192,7 +192,7 @@ class FastLoss {
     Stage recursion(table, source, u.gradient ? &sink : nullptr, stage);
     double log_z;
     if (recursion.run(log_z) != Verdict::kGood) return false;
-    loss = scales.highs + scales.log_sums - source.shift() - log_z;
+    loss = scales.log_sums + source.shift() - log_z;
     return true;
   }
 

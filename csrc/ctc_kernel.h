@@ -46,6 +46,7 @@ template <class Real>
 struct Sink {
   // gamma of the same frames, `width` places each, the frame's sum being 1.
   virtual void take(int64_t first, int count, const Real* gamma) = 0;
+  virtual void prepare(int64_t first, int count) = 0;  // they will come soon
 };
 
 // Spreads table rows over label positions: spread[f][block] lane i = row f at place[block * W + i].
@@ -75,28 +76,52 @@ struct Spread {
     }
   }
 
-  // The way back: sums[f][place] += scale[f] * spread[f][position], `sums` zero before.
-  static void to_places(const float* spread, const float* scale, int64_t width,
-                        const int32_t* place, int64_t first_block, int64_t last_block,
-                        int64_t blocks, float* columns, float* sums) {
+  // The way back: columns[place] lane f += spread[f][position], `columns` zero before.
+  static void to_places(const float* spread, const int32_t* place, int64_t first_block,
+                        int64_t last_block, int64_t blocks, float* columns) {
     constexpr int W = V::W;
     V r[W];
-    const V factor = V::load(scale);
     for (int64_t k = first_block; k <= last_block; ++k) {
       for (int f = 0; f < W; ++f) r[f] = V::load(spread + (f * blocks + k) * W);
       V::transpose(r);
       for (int i = 0; i < W; ++i) {
         float* column = columns + int64_t{place[k * W + i]} * W;
-        V::fma(r[i], factor, V::load(column)).store(column);
+        V::add(r[i], V::load(column)).store(column);
       }
     }
+  }
+
+  // rows[f][place] = scale[f] * columns[place] lane f
+  static void to_rows(const float* columns, V scale, int64_t width, float* rows) {
+    constexpr int W = V::W;
+    V r[W];
     for (int64_t c = 0; c < width; c += W) {
-      for (int i = 0; i < W; ++i) r[i] = V::load(columns + (c + i) * W);
+      for (int i = 0; i < W; ++i) r[i] = V::mul(scale, V::load(columns + (c + i) * W));
       V::transpose(r);
-      for (int f = 0; f < W; ++f) r[f].store(sums + f * width + c);
+      for (int f = 0; f < W; ++f) r[f].store(rows + f * width + c);
     }
   }
 };
+
+// Lane f is the sum, or the largest, of the lanes of rows[f], f < W.
+template <class V>
+inline V sums_of_rows(const float* rows) {
+  V r[V::W];
+  for (int f = 0; f < V::W; ++f) r[f] = V::load(rows + f * V::W);
+  V::transpose(r);
+  for (int step = V::W / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) r[i] = V::add(r[i], r[i + step]);
+  return r[0];
+}
+template <class V>
+inline V largest_of_rows(const float* rows) {
+  V r[V::W];
+  for (int f = 0; f < V::W; ++f) r[f] = V::load(rows + f * V::W);
+  V::transpose(r);
+  for (int step = V::W / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) r[i] = V::max(r[i], r[i + step]);
+  return r[0];
+}
 
 enum class Verdict { kGood, kOutOfRange };
 
@@ -134,7 +159,8 @@ class Recursion {
   };
 
   struct Memory {
-    Real *alpha, *checkpoints, *passing, *start, *beta, *spread, *occupied, *columns, *sums;
+    Real *alpha, *checkpoints, *passing, *start, *beta, *spread, *occupied, *on_blank, *columns,
+        *sums;
     char* masks;
 
     Memory(Arena& arena, const Layout& layout, int64_t width, bool with_gradient) {
@@ -147,6 +173,7 @@ class Recursion {
       masks = arena.take<char>(layout.blocks * V::kMaskBytes);
       beta = arena.take<Real>(with_gradient ? layout.row : 0);
       occupied = arena.take<Real>(with_gradient ? kFrames * layout.blocks * W : 0);
+      on_blank = arena.take<Real>(with_gradient ? kFrames * W : 0);
       sums = arena.take<Real>(with_gradient ? width * kFrames : 0);
     }
   };
@@ -162,7 +189,8 @@ class Recursion {
         source(source),
         sink(sink),
         layout(table.T, table.L, sink != nullptr),
-        m(arena, layout, table.width, sink != nullptr) {
+        m(arena, layout, table.width, sink != nullptr),
+        from_table(table.width <= V::kSmallTable) {
     for (int64_t k = 0; k < layout.blocks; ++k)
       V::store_mask(m.masks + k * V::kMaskBytes, table.differs + k * W);
   }
@@ -212,6 +240,7 @@ class Recursion {
   bool spread_emissions(int64_t first, int count) {
     rows = source.rows(first, count);
     if (!rows) return false;
+    if (from_table) return true;
     const int64_t low = low_block(first), high = high_block(first + count - 1);
     if constexpr (kTransposes) {
       Spread<V>::to_labels(rows, table.width, table.place, low, high, layout.blocks, m.columns,
@@ -227,7 +256,21 @@ class Recursion {
     }
     return true;
   }
-  const Real* spread_row(int f) const { return m.spread + f * layout.blocks * kUnit; }
+
+  // Emissions of frame f by block of labels: read from where they were spread, or, where the table is so
+  // small that it stands in registers, looked up on the spot.
+  struct FromSpread {
+    const Real* p;
+    FromSpread(const Recursion& r, int f) : p(r.m.spread + f * r.layout.blocks * kUnit) {}
+    N at(int64_t k) const { return N::load(p + k * kUnit); }
+  };
+  struct FromTable {
+    typename V::SmallTable entries;
+    const int32_t* place;
+    FromTable(const Recursion& r, int f)
+        : entries(r.rows + f * r.table.width), place(r.table.place) {}
+    N at(int64_t k) const { return {entries.at(place + k * W)}; }
+  };
   N blank_emission(int f) const {
     return N::broadcast(rows + f * N::kParts * table.width + table.blank, table.width);
   }
@@ -237,18 +280,25 @@ class Recursion {
   // Row t from row t - 1. With kFloor an upper bound. kLook: returns the largest value.
   template <bool kFloor, bool kLook>
   Real step(int64_t t, const Real* before, Real* row, int f) {
+    if constexpr (V::kSmallTable > 0)
+      if (from_table) return step_with<kFloor, kLook>(t, before, row, f, FromTable(*this, f));
+    return step_with<kFloor, kLook>(t, before, row, f, FromSpread(*this, f));
+  }
+
+  template <bool kFloor, bool kLook, class Emissions>
+  Real step_with(int64_t t, const Real* before, Real* row, int f, const Emissions emissions) {
     const int64_t low = low_block(t), high = high_block(t);
     const N blank = blank_emission(f), lambda = N::of(table.tilt), enter = N::of(table.enter(t));
     const N floor = floor_value();
-    const Real* emission = spread_row(f);
+    const char* const masks = m.masks;  // locals: vector stores may alias every member
     V largest = V::set(0);
     N carry = N::zero();
     if (low > 0 && t > 0 && low_block(t - 1) < low) carry = N::load(unit(before, low - 1, 1));
     for (int64_t k = low; k <= high; ++k) {
       const N b = N::load(unit(before, k, 0)), a = N::load(unit(before, k, 1));
       const N x = N::fma(lambda, N::shift_up(a, carry), b);
-      const N y = N::select(V::load_mask(m.masks + k * V::kMaskBytes), x, b);
-      const N p = N::load(emission + k * kUnit);
+      const N y = N::select(V::load_mask(masks + k * V::kMaskBytes), x, b);
+      const N p = emissions.at(k);
       N new_b, new_a;
       if constexpr (kFloor && !N::kExtended) {
         new_b = N::fma(blank, x, floor);
@@ -401,59 +451,60 @@ class Recursion {
   }
 
   bool back_block(int64_t first, int count, const Real* alpha, double& exponent) {
+    sink->prepare(first, count);
     if (!spread_emissions(first, count)) return false;
     const int64_t low = low_block(first), high = high_block(first + count - 1);
-    alignas(64) Real scale[kFrames] = {}, on_blank[kFrames] = {};
     for (int f = count; f < kFrames; ++f) clear_occupied(f, low, high);
     for (int f = count - 1; f >= 0; --f) {
       const int64_t t = first + f;
       const Real* row = alpha + f * layout.row;
       clear_occupied(f, low, low_block(t) - 1);
       clear_occupied(f, high_block(t) + 1, high);
-      Real blank, sum;
       if (t % kRescaleEvery == 0) {
-        const Real largest = back_step<true>(t, row, f, blank, sum);
+        const Real largest = back_step<true>(t, row, f);
         if (!rescale<false>(m.beta, low_block(t), high_block(t), largest, kBetaRange, exponent))
           return false;
       } else {
-        back_step<false>(t, row, f, blank, sum);
+        back_step<false>(t, row, f);
       }
-      if (!(sum > 0) || !(sum <= std::numeric_limits<Real>::max())) return false;
-      scale[f] = 1 / sum;
-      on_blank[f] = blank * scale[f];
     }
-    gather_occupation(low, high, scale, on_blank);
+    if (!gather_occupation(low, high, count)) return false;
     sink->take(first, count, m.sums);
     return true;
   }
 
   // gamma of frame t, not yet normalised, and beta of frame t - 1 in place of beta of frame t.
   template <bool kLook>
-  Real back_step(int64_t t, const Real* alpha, int f, Real& on_blank, Real& all) {
+  Real back_step(int64_t t, const Real* alpha, int f) {
+    if constexpr (V::kSmallTable > 0)
+      if (from_table) return back_step_with<kLook>(t, alpha, f, FromTable(*this, f));
+    return back_step_with<kLook>(t, alpha, f, FromSpread(*this, f));
+  }
+
+  template <bool kLook, class Emissions>
+  Real back_step_with(int64_t t, const Real* alpha, int f, const Emissions emissions) {
     const int64_t low = low_block(t), high = high_block(t);
     const N blank = blank_emission(f), lambda = N::of(table.tilt), enter = N::of(table.enter(t));
     const N inverse_z = inverse_of_z();
-    const Real* emission = spread_row(f);
-    Real* occupied = m.occupied + f * layout.blocks * W;
-    V sum_b = V::set(0), sum_a = V::set(0), largest = V::set(0);
+    const char* const masks = m.masks;  // locals: vector stores may alias every member
+    Real* const occupied = m.occupied + f * layout.blocks * W;
+    Real* const beta = m.beta;
+    V on_blank = V::set(0), largest = V::set(0);
     N after = N::zero();
     for (int64_t k = high; k >= low; --k) {
-      const N b = N::load(unit(m.beta, k, 0)), a = N::load(unit(m.beta, k, 1));
-      const V gamma_a = N::occupation(N::load(unit(alpha, k, 1)), a, inverse_z);
-      sum_b = V::add(sum_b, N::occupation(N::load(unit(alpha, k, 0)), b, inverse_z));
-      sum_a = V::add(sum_a, gamma_a);
-      gamma_a.store(occupied + k * W);
-      const N u_b = N::mul(blank, b), u_a = N::mul(N::load(emission + k * kUnit), a);
+      const N b = N::load(unit(beta, k, 0)), a = N::load(unit(beta, k, 1));
+      on_blank = N::add_occupation(N::load(unit(alpha, k, 0)), b, inverse_z, on_blank);
+      N::add_occupation(N::load(unit(alpha, k, 1)), a, inverse_z, V::set(0)).store(occupied + k * W);
+      const N u_b = N::mul(blank, b), u_a = N::mul(emissions.at(k), a);
       const N new_b = N::fma(enter, u_a, u_b);
-      const N w = N::select(V::load_mask(m.masks + k * V::kMaskBytes), new_b, u_b);
+      const N w = N::select(V::load_mask(masks + k * V::kMaskBytes), new_b, u_b);
       const N new_a = N::fma(lambda, N::shift_down(w, after), u_a);
-      new_b.store(unit(m.beta, k, 0));
-      new_a.store(unit(m.beta, k, 1));
+      new_b.store(unit(beta, k, 0));
+      new_a.store(unit(beta, k, 1));
       if constexpr (kLook && !N::kExtended) largest = V::max(largest, V::max(new_b.v, new_a.v));
       after = w;
     }
-    on_blank = sum_b.sum();
-    all = on_blank + sum_a.sum();
+    on_blank.store(m.on_blank + f * W);
     return kLook && !N::kExtended ? largest.largest() : Real{1};
   }
 
@@ -469,24 +520,46 @@ class Recursion {
       V::set(0).store(m.occupied + (f * layout.blocks + k) * W);
   }
 
-  // Occupations by label position to sums by place, each frame adding up to 1.
-  void gather_occupation(int64_t low, int64_t high, const Real* scale, const Real* on_blank) {
+  // Occupations by label position to sums by place, each frame adding up to 1. False: a frame has none,
+  // or too much.
+  bool gather_occupation(int64_t low, int64_t high, int count) {
     const int64_t width = table.width;
     if constexpr (kTransposes) {
+      for (int f = count; f < kFrames; ++f) V::set(0).store(m.on_blank + f * W);
       std::memset(m.columns, 0, width * kFrames * sizeof(Real));
-      V::load(on_blank).store(m.columns + int64_t{table.blank} * W);
-      Spread<V>::to_places(m.occupied, scale, width, table.place, low, high, layout.blocks,
-                           m.columns, m.sums);
+      Spread<V>::to_places(m.occupied, table.place, low, high, layout.blocks, m.columns);
+      sums_of_rows<V>(m.on_blank).store(m.columns + int64_t{table.blank} * W);
+      V total = V::set(0);
+      for (int64_t c = 0; c < width; ++c) total = V::add(total, V::load(m.columns + c * W));
+      alignas(64) Real scale[W];
+      total.store(scale);
+      for (int f = 0; f < W; ++f)
+        if (f >= count)
+          scale[f] = 0;
+        else if (!invert(scale[f]))
+          return false;
+      Spread<V>::to_rows(m.columns, V::load(scale), width, m.sums);
+      return true;
     } else {
       std::memset(m.sums, 0, width * kFrames * sizeof(Real));
-      for (int f = 0; f < kFrames; ++f) {
+      for (int f = 0; f < count; ++f) {
         Real* sums = m.sums + f * width;
         const Real* occupied = m.occupied + f * layout.blocks * W;
-        for (int64_t j = low * W; j < (high + 1) * W; ++j)
-          sums[table.place[j]] += scale[f] * occupied[j];
-        sums[table.blank] = on_blank[f];
+        for (int64_t j = low * W; j < (high + 1) * W; ++j) sums[table.place[j]] += occupied[j];
+        sums[table.blank] = V::load(m.on_blank + f * W).sum();
+        Real scale = 0;
+        for (int64_t c = 0; c < width; ++c) scale += sums[c];
+        if (!invert(scale)) return false;
+        for (int64_t c = 0; c < width; ++c) sums[c] *= scale;
       }
+      return true;
     }
+  }
+
+  static bool invert(Real& x) {
+    if (!(x > 0) || !(x <= std::numeric_limits<Real>::max())) return false;
+    x = 1 / x;
+    return true;
   }
 
   static constexpr Range kAlphaRange = Scaling<Real>::alpha, kBetaRange = Scaling<Real>::beta;
@@ -496,6 +569,7 @@ class Recursion {
   Sink<Real>* sink;
   const Layout layout;
   Memory m;
+  const bool from_table;
   const Real* rows = nullptr;  // of the table, for the present block of frames
   Scalar z;                    // of the forward pass
 };

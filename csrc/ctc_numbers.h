@@ -73,8 +73,10 @@ struct Plain {
   static Plain shift_up(Plain a, Plain before) { return {V::shift_up(a.v, before.v)}; }
   static Plain shift_down(Plain a, Plain after) { return {V::shift_down(a.v, after.v)}; }
 
-  // alpha beta up to a factor that the whole frame has in common
-  static V occupation(Plain alpha, Plain beta, Plain) { return V::mul(alpha.v, beta.v); }
+  // sum + alpha beta, up to a factor that the whole frame has in common
+  static V add_occupation(Plain alpha, Plain beta, Plain, V sum) {
+    return V::fma(alpha.v, beta.v, sum);
+  }
 };
 
 // value = m 2^e, m in [1, 2), e an integer held in a double. Zero is 1 * 2^kLowest.
@@ -127,10 +129,10 @@ struct Extended {
     return {V::shift_down(a.m, after.m), V::shift_down(a.e, after.e)};
   }
 
-  // alpha beta / Z
-  static V occupation(Extended alpha, Extended beta, Extended inverse_z) {
+  // sum + alpha beta / Z
+  static V add_occupation(Extended alpha, Extended beta, Extended inverse_z, V sum) {
     const V m = V::mul(V::mul(alpha.m, beta.m), inverse_z.m);
-    return V::mul(m, V::pow2(V::add(V::add(alpha.e, beta.e), inverse_z.e)));
+    return V::fma(m, V::pow2(V::add(V::add(alpha.e, beta.e), inverse_z.e)), sum);
   }
 };
 

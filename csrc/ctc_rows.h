@@ -56,6 +56,45 @@ inline typename V::Real exp_row(const typename V::Real* x, int64_t C, typename V
   return V::add(sum_a, sum_b).sum();
 }
 
+// The same, and meanwhile the largest of the next row, a call for the one after it, and a claim on the
+// row where the next will be written: the one waits for arithmetic, the others for memory.
+template <class V, bool kStore>
+inline typename V::Real exp_row_ahead(const typename V::Real* x, int64_t C, typename V::Real high,
+                                      typename V::Real* out, const typename V::Real* next,
+                                      const typename V::Real* far, const typename V::Real* next_out,
+                                      typename V::Real& next_high) {
+  constexpr int W = V::W;
+  const V shift = V::set(high);
+  V sum_a = V::set(0), sum_b = sum_a;
+  V high_a = V::set(kMinusInfinity<V>), high_b = high_a;
+  int64_t i = 0;
+  for (; i + 2 * W <= C; i += 2 * W) {
+    for (int64_t line = i; line < i + 2 * W; line += 64 / static_cast<int64_t>(sizeof(*x))) {
+      __builtin_prefetch(far + line, 0, 2);
+      if constexpr (kStore) __builtin_prefetch(next_out + line, 1, 2);
+    }
+    high_a = V::max(high_a, V::loadu(next + i));
+    high_b = V::max(high_b, V::loadu(next + i + W));
+    const V a = exp_nonpositive(V::sub(V::loadu(x + i), shift));
+    const V b = exp_nonpositive(V::sub(V::loadu(x + i + W), shift));
+    if constexpr (kStore) {
+      a.storeu(out + i);
+      b.storeu(out + i + W);
+    }
+    sum_a = V::add(sum_a, a);
+    sum_b = V::add(sum_b, b);
+  }
+  for (; i < C; i += W) {
+    const int count = static_cast<int>(C - i < W ? C - i : W);
+    high_a = V::max(high_a, V::load_some(next + i, count, kMinusInfinity<V>));
+    const V a = exp_nonpositive(V::sub(V::load_some(x + i, count, kMinusInfinity<V>), shift));
+    if constexpr (kStore) a.store_some(out + i, count);
+    sum_a = V::add(sum_a, a);
+  }
+  next_high = V::max(high_a, high_b).largest();
+  return V::add(sum_a, sum_b).sum();
+}
+
 template <class V>
 inline void scale_row(typename V::Real* x, int64_t C, typename V::Real factor) {
   constexpr int W = V::W;
@@ -75,6 +114,14 @@ template <class Element>
 inline const float* as_reals(const Element* x, int64_t C, float* scratch) {
   for (int64_t c = 0; c < C; ++c) scratch[c] = to_real(x[c]);
   return scratch;
+}
+
+template <bool kWrite, class Element>
+inline void prefetch_row(const Element* row, int64_t C) {
+  const char* last = reinterpret_cast<const char*>(row + C) - 1;
+  for (const char* p = reinterpret_cast<const char*>(row); p < last; p += 64)
+    __builtin_prefetch(p, kWrite, 3);
+  __builtin_prefetch(last, kWrite, 3);
 }
 
 // ---- the softmax of an utterance --------------------------------------------------------------------
@@ -99,7 +146,6 @@ struct FrameScales {
   Real* inverse;   // 1 / sum exp(x - high), 0 for a frame of -inf throughout
   Real* own;       // kWritten: softmax of a class = emission in the table times this
   double log_sums;   // sum over frames of ln sum exp(x - high)
-  double highs;      // sum over frames of high
   double own_highs;  // kWritten, kNothing: sum over frames of (largest own logit - high)
   bool underflow;    // an own label's emission is below the normal range but not zero
 };
@@ -115,18 +161,20 @@ class Softmax {
 
   // False: the utterance holds NaN or +inf.
   bool run() {
-    scales.log_sums = scales.highs = scales.own_highs = 0;
+    scales.log_sums = scales.own_highs = 0;
     scales.underflow = false;
+    if constexpr (sizeof(Real) == 4)
+      if (keep == Keep::kRows) return keep_rows();
     double product = 1;
+    Real next_high = largest_of<V>(row_of(0), u.C);
     for (int64_t t = 0; t < u.T; ++t) {
-      const Real* x = as_reals(u.logits + t * u.frame_stride, u.C, scratch);
-      Real high = largest_of<V>(x, u.C);
-      if (high == kMinusInfinity<V>) high = 0;
-      const Real sum = keep == Keep::kRows ? keep_row(t, x, high) : pass_row(t, x, high);
+      const Real* x = row_of(t);
+      const Real high = next_high == kMinusInfinity<V> ? 0 : next_high;
+      if (keep == Keep::kWritten) gather_own(t, x);
+      const Real sum = pass_row(t, x, high, next_high);
       if (!(sum <= std::numeric_limits<Real>::max())) return false;
       scales.high[t] = high;
       scales.inverse[t] = sum > 0 ? 1 / sum : 0;
-      scales.highs += static_cast<double>(high);
       if (sum > 0) product *= static_cast<double>(sum);
       if (product > 1e200) {
         scales.log_sums += std::log(product);
@@ -134,20 +182,81 @@ class Softmax {
       }
       if (keep == Keep::kWritten) {
         if (u.gradient) write_row(t, static_cast<Real>(u.weight) * scales.inverse[t]);
-        own_emissions(t, x, high);
+        own_emissions(t, high);
       }
     }
     scales.log_sums += std::log(product);
-    if (keep == Keep::kRows) find_underflow();
     return true;
   }
 
  private:
-  // exp(x - high) into the table, zeros behind
-  Real keep_row(int64_t t, const Real* x, Real high) {
+  // W frames at a time, so that the reductions over a row's lanes are done for all of them at once.
+  bool keep_rows() {
+    constexpr int W = V::W;
+    alignas(64) Real lanes[W * W], high[W], sum[W], inverse[W];
+    double product[4] = {1, 1, 1, 1};  // of the sums, in four chains to hide a multiplication's latency
+    for (int64_t first = 0; first < u.T; first += W) {
+      const int count = static_cast<int>(first + W < u.T ? W : u.T - first);
+      prefetch_rows(u.logits, u.frame_stride, first + W, u.T);
+      for (int f = 0; f < count; ++f) {
+        const Real* x = row_of(first + f);
+        V largest = V::load_some(x, u.C < W ? static_cast<int>(u.C) : W, kMinusInfinity<V>);
+        int64_t c = W;
+        for (; c + W <= u.C; c += W) largest = V::max(largest, V::loadu(x + c));
+        if (c < u.C) {
+          const int rest = static_cast<int>(u.C - c);
+          largest = V::max(largest, V::load_some(x + c, rest, kMinusInfinity<V>));
+        }
+        largest.store(lanes + f * W);
+      }
+      for (int f = count; f < W; ++f) V::set(0).store(lanes + f * W);
+      largest_of_rows<V>(lanes).store(high);
+      for (int f = 0; f < count; ++f) {
+        if (high[f] == kMinusInfinity<V>) high[f] = 0;
+        exponentials(row_of(first + f), high[f], table + (first + f) * width).store(lanes + f * W);
+      }
+      const V sums = sums_of_rows<V>(lanes);
+      sums.store(sum);
+      V::div(V::set(1), sums).store(inverse);
+      for (int f = 0; f < count; ++f) {
+        if (!(sum[f] <= std::numeric_limits<Real>::max())) return false;
+        if (sum[f] == 0) {  // a frame of -inf throughout
+          inverse[f] = 0;
+          sum[f] = 1;
+        }
+        product[f % 4] *= static_cast<double>(sum[f]);
+      }
+      std::memcpy(scales.high + first, high, count * sizeof(Real));
+      std::memcpy(scales.inverse + first, inverse, count * sizeof(Real));
+      if (first % (16 * W) == 0) take_logs(product);  // 62^64 before that at most
+    }
+    take_logs(product);
+    find_underflow();
+    return true;
+  }
+
+  void take_logs(double* product) {
+    for (int i = 0; i < 4; ++i) {
+      scales.log_sums += std::log(product[i]);
+      product[i] = 1;
+    }
+  }
+
+  // A batch of utterances has this one's rows far apart, where no hardware foresees them.
+  void prefetch_rows(const Element* rows, int64_t stride, int64_t first, int64_t end) const {
+    if (end > first + V::W) end = first + V::W;
+    for (int64_t t = first; t < end; ++t) prefetch_row<false>(rows + t * stride, u.C);
+  }
+
+  // Row t as Reals. With 16-bit logits a conversion each time it is asked for.
+  const Real* row_of(int64_t t) const {
+    return as_reals(u.logits + t * u.frame_stride, u.C, scratch);
+  }
+
+  // exp(x - high) into `row`, zeros behind; their sum lane by lane
+  V exponentials(const Real* x, Real high, Real* row) {
     constexpr int W = V::W;
     const V shift = V::set(high);
-    Real* row = table + t * width;
     V sum = V::set(0);
     int64_t c = 0;
     for (; c + W <= u.C; c += W) {
@@ -159,23 +268,33 @@ class Softmax {
     }
     const int rest = static_cast<int>(u.C - c);
     if (rest > 0) {
-      const V p = exp_nonpositive(V::sub(V::load_some(x + c, rest, kMinusInfinity<V>), shift));
+      const V d = V::sub(V::load_some(x + c, rest, high), shift);  // 0 behind the last class
+      const V p = V::keep_some(exp_nonpositive(d), rest);
       p.store(row + c);
       sum = V::add(sum, p);
-      deepest = V::min(deepest, V::sub(V::load_some(x + c, rest, high), shift));
+      deepest = V::min(deepest, d);
       c += W;
     }
     for (; c < width; c += W) V::set(0).store(row + c);
-    return sum.sum();
+    return sum;
   }
 
-  // exp(x - high) into the gradient, or only summed
-  Real pass_row(int64_t t, const Real* x, Real high) {
-    if (!u.gradient || keep == Keep::kNothing) return exp_row<V, false>(x, u.C, high, nullptr);
-    if constexpr (sizeof(Element) == sizeof(Real))
-      return exp_row<V, true>(x, u.C, high, gradient_row(t));
-    else
-      return exp_row<V, true>(x, u.C, high, scratch + u.C);
+  // exp(x - high) into the gradient, or only summed; the largest of the next row
+  Real pass_row(int64_t t, const Real* x, Real high, Real& next_high) {
+    const bool store = u.gradient && keep == Keep::kWritten;
+    const int64_t next = t + 1 < u.T ? t + 1 : t;
+    if constexpr (sizeof(Element) == sizeof(Real)) {
+      const Real *ahead = row_of(next), *far = row_of(t + 2 < u.T ? t + 2 : next);
+      if (!store)
+        return exp_row_ahead<V, false>(x, u.C, high, nullptr, ahead, far, nullptr, next_high);
+      return exp_row_ahead<V, true>(x, u.C, high, gradient_row(t), ahead, far, gradient_row(next),
+                                    next_high);
+    } else {  // one scratch row: no looking ahead
+      const Real sum = store ? exp_row<V, true>(x, u.C, high, scratch + u.C)
+                             : exp_row<V, false>(x, u.C, high, nullptr);
+      next_high = largest_of<V>(row_of(next), u.C);
+      return sum;
+    }
   }
   void write_row(int64_t t, Real factor) {
     if constexpr (sizeof(Element) == sizeof(Real)) {
@@ -189,15 +308,16 @@ class Softmax {
     return reinterpret_cast<Real*>(u.gradient + t * u.gradient_frame_stride);
   }
 
-  // exp(x - largest own x) of the own labels into the table
-  void own_emissions(int64_t t, const Real* x, Real high) {
+  void gather_own(int64_t t, const Real* x) {
     Real* row = table + t * width;
-    Real own_high = kMinusInfinity<V>;
-    for (int64_t i = 0; i < own.count; ++i) {
-      row[i] = x[own.classes[i]];
-      own_high = row[i] > own_high ? row[i] : own_high;
-    }
+    for (int64_t i = 0; i < own.count; ++i) row[i] = x[own.classes[i]];
     for (int64_t i = own.count; i < width; ++i) row[i] = kMinusInfinity<V>;
+  }
+
+  // exp(x - largest own x) of the own labels in place of their logits
+  void own_emissions(int64_t t, Real high) {
+    Real* row = table + t * width;
+    Real own_high = largest_of<V>(row, width);
     if (own_high == kMinusInfinity<V>) own_high = high;
     for (int64_t i = 0; i < own.count; ++i)
       scales.underflow |= row[i] - own_high < kDeepest && row[i] > kMinusInfinity<V>;
@@ -254,7 +374,8 @@ class LogitSource final : public Source<double> {
               const FrameScales<Real>& scales, bool wildcard, double* buffer)
       : u(u), own(own), table(table), scales(scales), wildcard(wildcard), buffer(buffer) {}
 
-  double shift() const { return shift_; }  // sum over frames of what was subtracted
+  // sum over frames of the largest logit less what was subtracted here
+  double shift() const { return shift_; }
 
   const double* rows(int64_t first, int count) override {
     for (int f = 0; f < count; ++f) {
@@ -262,7 +383,7 @@ class LogitSource final : public Source<double> {
       double high;
       if (!fill(first + f, row, high)) return nullptr;
       if (first + f == next_) {  // the first time
-        shift_ += high;
+        shift_ += static_cast<double>(scales.high[first + f]) - high;
         ++next_;
       }
     }
@@ -336,6 +457,16 @@ class GradientSink final : public Sink<Gamma> {
                Keep keep, const Real* table, Real* scratch, const FrameScales<Real>& scales)
       : u(u), own(own), labels(labels), keep(keep), table(table), scratch(scratch), scales(scales),
         weight(static_cast<Real>(u.weight)) {}
+
+  void prepare(int64_t first, int count) override {
+    for (int f = 0; f < count; ++f) {
+      const Element* row = row_of(first + f);
+      if (keep == Keep::kRows)
+        prefetch_row<true>(row, u.C);
+      else if (keep == Keep::kWritten)
+        for (int64_t i = 0; i < own.count; ++i) __builtin_prefetch(row + own.classes[i], 1, 2);
+    }
+  }
 
   void take(int64_t first, int count, const Gamma* gamma) override {
     for (int f = 0; f < count; ++f) {

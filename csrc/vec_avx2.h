@@ -10,7 +10,7 @@ namespace {
 
 struct Avx2Float {
   using Real = float;
-  static constexpr int W = 8, kTableSize = 0;
+  static constexpr int W = 8, kTableSize = 0, kSmallTable = 0;
   __m256 v;
 
   static __m256i first_lanes(int count) {
@@ -24,6 +24,9 @@ struct Avx2Float {
     return {_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, lanes),
                              _mm256_castsi256_ps(lanes))};
   }
+  static Avx2Float keep_some(Avx2Float a, int count) {  // the others zero
+    return {_mm256_and_ps(a.v, _mm256_castsi256_ps(first_lanes(count)))};
+  }
   void store(float* p) const { _mm256_store_ps(p, v); }
   void storeu(float* p) const { _mm256_storeu_ps(p, v); }
   void store_some(float* p, int count) const { _mm256_maskstore_ps(p, first_lanes(count), v); }
@@ -31,6 +34,7 @@ struct Avx2Float {
   static Avx2Float add(Avx2Float a, Avx2Float b) { return {_mm256_add_ps(a.v, b.v)}; }
   static Avx2Float sub(Avx2Float a, Avx2Float b) { return {_mm256_sub_ps(a.v, b.v)}; }
   static Avx2Float mul(Avx2Float a, Avx2Float b) { return {_mm256_mul_ps(a.v, b.v)}; }
+  static Avx2Float div(Avx2Float a, Avx2Float b) { return {_mm256_div_ps(a.v, b.v)}; }
   static Avx2Float fma(Avx2Float a, Avx2Float b, Avx2Float c) {
     return {_mm256_fmadd_ps(a.v, b.v, c.v)};
   }
@@ -97,7 +101,7 @@ struct Avx2Float {
 
 struct Avx2Double {
   using Real = double;
-  static constexpr int W = 4;
+  static constexpr int W = 4, kSmallTable = 0;
   __m256d v;
 
   static __m256i first_lanes(int count) {

@@ -11,7 +11,7 @@ namespace {
 
 struct Avx512Float {
   using Real = float;
-  static constexpr int W = 16, kTableSize = 64;
+  static constexpr int W = 16, kTableSize = 64, kSmallTable = 32;
   __m512 v;
 
   static __mmask16 first_lanes(int count) {
@@ -22,6 +22,9 @@ struct Avx512Float {
   static Avx512Float load_some(const float* p, int count, float fill) {
     return {_mm512_mask_loadu_ps(_mm512_set1_ps(fill), first_lanes(count), p)};
   }
+  static Avx512Float keep_some(Avx512Float a, int count) {  // the others zero
+    return {_mm512_maskz_mov_ps(first_lanes(count), a.v)};
+  }
   void store(float* p) const { _mm512_store_ps(p, v); }
   void storeu(float* p) const { _mm512_storeu_ps(p, v); }
   void store_some(float* p, int count) const { _mm512_mask_storeu_ps(p, first_lanes(count), v); }
@@ -29,6 +32,7 @@ struct Avx512Float {
   static Avx512Float add(Avx512Float a, Avx512Float b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Avx512Float sub(Avx512Float a, Avx512Float b) { return {_mm512_sub_ps(a.v, b.v)}; }
   static Avx512Float mul(Avx512Float a, Avx512Float b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  static Avx512Float div(Avx512Float a, Avx512Float b) { return {_mm512_div_ps(a.v, b.v)}; }
   static Avx512Float fma(Avx512Float a, Avx512Float b, Avx512Float c) {
     return {_mm512_fmadd_ps(a.v, b.v, c.v)};
   }
@@ -92,7 +96,17 @@ struct Avx512Float {
     }
   }
 
-  // out[i] = table[place[i]], `blocks` vectors of them, from a table of at most 64 (32: one instruction).
+  // A table of at most 32 entries, looked up in one instruction.
+  struct SmallTable {
+    __m512 low, high;
+    explicit SmallTable(const float* table)
+        : low(_mm512_load_ps(table)), high(_mm512_load_ps(table + 16)) {}
+    Avx512Float at(const int32_t* place) const {
+      return {_mm512_permutex2var_ps(low, _mm512_loadu_si512(place), high)};
+    }
+  };
+
+  // out[i] = table[place[i]], `blocks` vectors of them, from a table of at most 64.
   static void look_up(const float* table, int64_t size, const int32_t* place, int64_t blocks,
                       float* out) {
     const __m512 zero = _mm512_setzero_ps();
@@ -116,7 +130,7 @@ struct Avx512Float {
 
 struct Avx512Double {
   using Real = double;
-  static constexpr int W = 8;
+  static constexpr int W = 8, kSmallTable = 0;
   __m512d v;
 
   static __mmask8 first_lanes(int count) { return static_cast<__mmask8>((1u << count) - 1); }

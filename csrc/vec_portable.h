@@ -4,13 +4,13 @@
 // A vector type has Real, W lanes, and:
 //   load, store                 at W-aligned memory; loadu, storeu anywhere
 //   load_some, store_some       the first `count` lanes, the others filled resp. left alone
-//   set, add, sub, mul, fma     fma(a, b, c) = a b + c
+//   set, add, sub, mul, fma   (float: div)     fma(a, b, c) = a b + c
 //   max, min                    the second operand where either is NaN
 //   shift_up(a, before)         lane i takes lane i - 1 of a, lane 0 the last lane of `before`
 //   shift_down(a, after)        lane i takes lane i + 1 of a, the last lane lane 0 of `after`
 //   largest, sum                over the lanes
 //   Mask, store_mask, load_mask, select(mask, a, b)
-// and float: kTableSize (0: none) and look_up, transpose (W x W), scale2(x, n) = x 2^n for n <= 0, 0 where that is below the normal range;
+// and float: kTableSize (0: none) and look_up, SmallTable of at most kSmallTable entries, transpose (W x W), scale2(x, n) = x 2^n for n <= 0, 0 where that is below the normal range;
 // double: pow2(n) for n <= 0, split(x, exponent).
 #pragma once
 
@@ -35,7 +35,7 @@ typedef int64_t L2 __attribute__((vector_size(16)));
 
 struct PortableFloat {
   using Real = float;
-  static constexpr int W = 4, kTableSize = 0;
+  static constexpr int W = 4, kTableSize = 0, kSmallTable = 0;
   F4 v;
 
   static PortableFloat load(const float* p) { return loadu(p); }
@@ -49,6 +49,10 @@ struct PortableFloat {
     for (int i = 0; i < count; ++i) r.v[i] = p[i];
     return r;
   }
+  static PortableFloat keep_some(PortableFloat a, int count) {  // the others zero
+    for (int i = count; i < W; ++i) a.v[i] = 0;
+    return a;
+  }
   void store(float* p) const { storeu(p); }
   void storeu(float* p) const { std::memcpy(p, &v, sizeof(v)); }
   void store_some(float* p, int count) const {
@@ -58,6 +62,7 @@ struct PortableFloat {
   static PortableFloat add(PortableFloat a, PortableFloat b) { return {a.v + b.v}; }
   static PortableFloat sub(PortableFloat a, PortableFloat b) { return {a.v - b.v}; }
   static PortableFloat mul(PortableFloat a, PortableFloat b) { return {a.v * b.v}; }
+  static PortableFloat div(PortableFloat a, PortableFloat b) { return {a.v / b.v}; }
   static PortableFloat fma(PortableFloat a, PortableFloat b, PortableFloat c) {
     return {a.v * b.v + c.v};
   }
@@ -119,7 +124,7 @@ struct PortableFloat {
 
 struct PortableDouble {
   using Real = double;
-  static constexpr int W = 2;
+  static constexpr int W = 2, kSmallTable = 0;
   D2 v;
 
   static PortableDouble load(const double* p) {
