@@ -131,6 +131,7 @@ class Recursion {
   using Real = typename N::Real;
   static constexpr int W = N::W;
   static constexpr int64_t kUnit = N::kParts * W;  // reals of one number vector in memory
+  static constexpr int kNarrow = V::kSmallTable > 0 ? 6 : 0;  // blocks that registers can hold
   static constexpr bool kTransposes = sizeof(Real) == 4;
   // alpha is kept whole up to kWhole bytes, beyond that in segments of kSegment bytes from checkpoints
   static constexpr int64_t kWhole = int64_t{768} << 10, kSegment = int64_t{384} << 10;
@@ -190,7 +191,9 @@ class Recursion {
         sink(sink),
         layout(table.T, table.L, sink != nullptr),
         m(arena, layout, table.width, sink != nullptr),
-        from_table(table.width <= V::kSmallTable) {
+        from_table(table.width <= V::kSmallTable),
+        narrow(from_table && layout.blocks <= kNarrow && layout.segments <= 1 &&
+               table.T >= 3 * table.L) {
     for (int64_t k = 0; k < layout.blocks; ++k)
       V::store_mask(m.masks + k * V::kMaskBytes, table.differs + k * W);
   }
@@ -322,17 +325,27 @@ class Recursion {
       return N::of(Scaling<Real>::floor);
   }
 
-  // Brings a row whose largest value is `largest` back to 2^range.high. False: nothing left, or too much.
+  // The power of two that brings `largest` back to 2^range.high; 0 where it is within the range. False:
+  // nothing left, or too much.
+  static bool needed_shift(Real largest, const Range& range, int& shift) {
+    shift = 0;
+    const auto bottom = static_cast<Real>(std::ldexp(1.0, range.low));
+    const auto top = static_cast<Real>(std::ldexp(1.0, range.top));
+    if (largest > bottom && largest < top) return true;
+    if (!(largest > 4 * Scaling<Real>::floor) || !(largest <= std::numeric_limits<Real>::max()))
+      return false;
+    shift = range.high - std::ilogb(static_cast<double>(largest));
+    return true;
+  }
+
+  // Brings a row whose largest value is `largest` back into the range.
   template <bool kFloor>
   bool rescale(Real* row, int64_t low, int64_t high, Real largest, const Range& range,
                double& exponent) {
     if constexpr (!N::kExtended) {
-      const auto bottom = static_cast<Real>(std::ldexp(1.0, range.low));
-      const auto top = static_cast<Real>(std::ldexp(1.0, range.top));
-      if (largest > bottom && largest < top) return true;
-      if (!(largest > 4 * Scaling<Real>::floor) || !(largest <= std::numeric_limits<Real>::max()))
-        return false;
-      const int shift = range.high - std::ilogb(static_cast<double>(largest));
+      int shift;
+      if (!needed_shift(largest, range, shift)) return false;
+      if (shift == 0) return true;
       exponent -= shift;
       const N first = N::of(std::ldexp(1.0, shift / 2));
       const N second = N::of(std::ldexp(1.0, shift - shift / 2));
@@ -380,6 +393,12 @@ class Recursion {
       if (!spread_emissions(first, count)) return false;
       if (first > 0 && layout.segments > 1 && first % layout.segment == 0)
         std::memcpy(checkpoint(first), before, layout.row * sizeof(Real));
+      if (narrow) {
+        Real* rows_out = layout.segments ? row_of(first) : nullptr;
+        if (!narrow_forward<kFloor>(first, count, before, rows_out, exponent)) return false;
+        before = m.passing;
+        continue;
+      }
       for (int f = 0; f < count; ++f) {
         const int64_t t = first + f;
         Real* row = row_of(t);
@@ -453,9 +472,11 @@ class Recursion {
   bool back_block(int64_t first, int count, const Real* alpha, double& exponent) {
     sink->prepare(first, count);
     if (!spread_emissions(first, count)) return false;
-    const int64_t low = low_block(first), high = high_block(first + count - 1);
+    const int64_t low = narrow ? 0 : low_block(first);
+    const int64_t high = narrow ? layout.blocks - 1 : high_block(first + count - 1);
     for (int f = count; f < kFrames; ++f) clear_occupied(f, low, high);
-    for (int f = count - 1; f >= 0; --f) {
+    if (narrow && !narrow_backward(first, count, alpha, exponent)) return false;
+    for (int f = count - 1; f >= 0 && !narrow; --f) {
       const int64_t t = first + f;
       const Real* row = alpha + f * layout.row;
       clear_occupied(f, low, low_block(t) - 1);
@@ -515,6 +536,128 @@ class Recursion {
       return N::zero();  // not looked at
   }
 
+  // ---- few blocks: a block of frames with all states in registers ---------------------------------
+
+  template <bool kFloor>
+  bool narrow_forward(int64_t first, int count, const Real* before, Real* rows_out,
+                      double& exponent) {
+    if constexpr (kNarrow > 0) switch (layout.blocks) {
+        case 1: return narrow_forward_of<1, kFloor>(first, count, before, rows_out, exponent);
+        case 2: return narrow_forward_of<2, kFloor>(first, count, before, rows_out, exponent);
+        case 3: return narrow_forward_of<3, kFloor>(first, count, before, rows_out, exponent);
+        case 4: return narrow_forward_of<4, kFloor>(first, count, before, rows_out, exponent);
+        case 5: return narrow_forward_of<5, kFloor>(first, count, before, rows_out, exponent);
+        case 6: return narrow_forward_of<6, kFloor>(first, count, before, rows_out, exponent);
+      }
+    return false;
+  }
+
+  bool narrow_backward(int64_t first, int count, const Real* alpha, double& exponent) {
+    if constexpr (kNarrow > 0) switch (layout.blocks) {
+        case 1: return narrow_backward_of<1>(first, count, alpha, exponent);
+        case 2: return narrow_backward_of<2>(first, count, alpha, exponent);
+        case 3: return narrow_backward_of<3>(first, count, alpha, exponent);
+        case 4: return narrow_backward_of<4>(first, count, alpha, exponent);
+        case 5: return narrow_backward_of<5>(first, count, alpha, exponent);
+        case 6: return narrow_backward_of<6>(first, count, alpha, exponent);
+      }
+    return false;
+  }
+
+  // As step, for the frames of a block; row `before` in, the last row out into m.passing, and every row
+  // into rows_out unless null.
+  template <int kBlocks, bool kFloor>
+  bool narrow_forward_of(int64_t first, int count, const Real* before, Real* rows_out,
+                         double& exponent) {
+    N b[kBlocks], a[kBlocks];
+    typename V::Mask mask[kBlocks];
+    for (int k = 0; k < kBlocks; ++k) {
+      const bool there = k == 0 || before != m.start;
+      b[k] = there ? N::load(unit(before, k, 0)) : N::zero();
+      a[k] = there ? N::load(unit(before, k, 1)) : N::zero();
+      mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
+    }
+    const N lambda = N::of(table.tilt), floor = kFloor ? floor_value() : N::zero();
+    for (int f = 0; f < count; ++f) {
+      const FromTable emissions(*this, f);
+      const N blank = blank_emission(f), enter = N::of(table.enter(first + f));
+      N carry = N::zero();
+      for (int k = 0; k < kBlocks; ++k) {
+        const N x = N::fma(lambda, N::shift_up(a[k], carry), b[k]);
+        const N y = N::select(mask[k], x, b[k]);
+        carry = a[k];
+        b[k] = N::fma(blank, x, floor);
+        a[k] = N::fma(emissions.at(k), N::fma(enter, y, a[k]), floor);
+      }
+      if ((first + f) % kRescaleEvery == kRescaleEvery - 1 &&
+          !narrow_rescale<kBlocks>(b, a, kAlphaRange, floor, exponent))
+        return false;
+      if (rows_out) narrow_store<kBlocks>(b, a, rows_out + f * layout.row);
+    }
+    narrow_store<kBlocks>(b, a, m.passing);
+    return true;
+  }
+
+  // As back_step, for the frames of a block.
+  template <int kBlocks>
+  bool narrow_backward_of(int64_t first, int count, const Real* alpha, double& exponent) {
+    N b[kBlocks], a[kBlocks];
+    typename V::Mask mask[kBlocks];
+    for (int k = 0; k < kBlocks; ++k) {
+      b[k] = N::load(unit(m.beta, k, 0));
+      a[k] = N::load(unit(m.beta, k, 1));
+      mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
+    }
+    const N lambda = N::of(table.tilt);
+    for (int f = count - 1; f >= 0; --f) {
+      const FromTable emissions(*this, f);
+      const N blank = blank_emission(f), enter = N::of(table.enter(first + f));
+      const Real* row = alpha + f * layout.row;
+      Real* occupied = m.occupied + f * layout.blocks * W;
+      V on_blank = V::set(0);
+      N after = N::zero();
+      for (int k = kBlocks - 1; k >= 0; --k) {
+        on_blank = V::fma(N::load(unit(row, k, 0)).v, b[k].v, on_blank);
+        V::mul(N::load(unit(row, k, 1)).v, a[k].v).store(occupied + k * W);
+        const N u_b = N::mul(blank, b[k]), u_a = N::mul(emissions.at(k), a[k]);
+        b[k] = N::fma(enter, u_a, u_b);
+        const N w = N::select(mask[k], b[k], u_b);
+        a[k] = N::fma(lambda, N::shift_down(w, after), u_a);
+        after = w;
+      }
+      on_blank.store(m.on_blank + f * W);
+      if ((first + f) % kRescaleEvery == 0 &&
+          !narrow_rescale<kBlocks>(b, a, kBetaRange, N::zero(), exponent))
+        return false;
+    }
+    narrow_store<kBlocks>(b, a, m.beta);
+    return true;
+  }
+
+  template <int kBlocks>
+  void narrow_store(const N* b, const N* a, Real* row) const {
+    for (int k = 0; k < kBlocks; ++k) {
+      b[k].store(unit(row, k, 0));
+      a[k].store(unit(row, k, 1));
+    }
+  }
+
+  template <int kBlocks>
+  static bool narrow_rescale(N* b, N* a, const Range& range, N floor, double& exponent) {
+    V largest = V::set(0);
+    for (int k = 0; k < kBlocks; ++k) largest = V::max(largest, V::max(b[k].v, a[k].v));
+    int shift;
+    if (!needed_shift(largest.largest(), range, shift)) return false;
+    if (shift == 0) return true;
+    exponent -= shift;
+    const N first = N::of(std::ldexp(1.0, shift / 2)), second = N::of(std::ldexp(1.0, shift - shift / 2));
+    for (int k = 0; k < kBlocks; ++k) {
+      b[k] = N::fma(N::mul(b[k], first), second, floor);
+      a[k] = N::fma(N::mul(a[k], first), second, floor);
+    }
+    return true;
+  }
+
   void clear_occupied(int f, int64_t low, int64_t high) {
     for (int64_t k = low; k <= high; ++k)
       V::set(0).store(m.occupied + (f * layout.blocks + k) * W);
@@ -570,6 +713,8 @@ class Recursion {
   const Layout layout;
   Memory m;
   const bool from_table;
+  // Few blocks, and frames enough that leaving out unreachable states matters little.
+  const bool narrow;
   const Real* rows = nullptr;  // of the table, for the present block of frames
   Scalar z;                    // of the forward pass
 };
