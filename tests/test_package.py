@@ -22,7 +22,7 @@ LAYERS = [
     ["dataset", "check", "corpora", "checkpoint", "config", "recordings"],
     ["processes", "training_data", "validation", "transcribe"],
     ["train", "evaluate", "align_text"],
-    ["align_split"],
+    ["align_split", "plot"],
     ["split_writer"],
     ["cli"],
 ]

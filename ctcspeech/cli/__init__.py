@@ -13,6 +13,7 @@ from ctcspeech.cli import (
     data,
     evaluate,
     lm,
+    plot,
     train,
     transcribe,
 )
@@ -44,6 +45,7 @@ app.command("train", help=train.HELP)(train.train)
 app.command()(evaluate.evaluate)
 app.command()(transcribe.transcribe)
 app.command()(align.align)
+app.command()(plot.plot)
 app.add_typer(lm.app, name="lm")
 
 

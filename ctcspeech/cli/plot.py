@@ -1,0 +1,113 @@
+"""ctcspeech plot: pictures of what was heard, and of a run."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from ctcspeech.cli.decoding import load_recognizer
+from ctcspeech.files import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot"]
+
+_ENDINGS = (".png", ".svg", ".pdf")
+
+
+def plot(
+    what: Path = typer.Argument(..., metavar="FILE|RUN", help="A recording, or a run's folder."),
+    model: Path | None = typer.Option(
+        None, help="The run or checkpoint folder that listens to the recording."
+    ),
+    text: Path | None = typer.Option(None, help="Its text, to be aligned and drawn as trellis."),
+    text_string: str | None = typer.Option(None, help="The text itself."),
+    start: float = typer.Option(0.0, "--from", min=0.0, help="Draw from this second on."),
+    end: float | None = typer.Option(None, "--to", help="Draw up to this second."),
+    output: Path | None = typer.Option(
+        None,
+        "--output",
+        "-o",
+        help="A .png, .svg or .pdf. [default: the recording's or run's name and .png]",
+        show_default=False,
+    ),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, ..."),
+) -> None:
+    """Draw what a model hears in a recording, or how a run was trained.
+
+    Of a recording: waveform, log spectrogram, the probability of each label over time, and the
+    words with their boundaries, as recognised or, with a text, as aligned; with a text also its
+    trellis: the probability of each state of the text at each frame, and the best path.
+
+    \b
+        ctcspeech plot call.wav --model runs/digits -o call.png
+        ctcspeech plot talk.flac --model runs/english --from 60 --to 75
+        ctcspeech plot call.wav --model runs/digits --text-string "seven one" -o call.svg
+        ctcspeech plot runs/digits -o curves.png
+    """
+    output = output or Path((what.name if what.is_dir() else what.stem) + ".png")
+    if output.suffix.lower() not in _ENDINGS:
+        raise typer.BadParameter(f"--output must end in {', '.join(_ENDINGS)}: {output}")
+    if text is not None and text_string is not None:
+        raise typer.BadParameter("give --text or --text-string, not both")
+    if end is not None and end <= start:
+        raise typer.BadParameter(f"--to must be above --from: {end:g}, {start:g}")
+    if what.is_dir():
+        from ctcspeech.plot import plot_training
+
+        figure = plot_training(what)
+    else:
+        if model is None:
+            raise typer.BadParameter("--model is needed to draw what it hears in a recording")
+        if text is not None:
+            text_string = _read(text)
+        figure = _recording(what, model, device, text_string, start, end)
+    with atomic_write(output, "wb") as file:
+        figure.savefig(file, format=output.suffix[1:].lower())
+    print(output)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--text: cannot read {path}: {error}") from error
+
+
+def _recording(
+    path: Path, model: Path, device: str, text: str | None, start: float, end: float | None
+) -> "Figure":
+    from ctcspeech import audio
+    from ctcspeech.align_text import align_text, recording_emissions
+    from ctcspeech.errors import AudioError
+    from ctcspeech.hypothesis import Word
+    from ctcspeech.plot import plot_recording, trellis
+
+    recognizer = load_recognizer(model, device, None)
+    with contextlib.closing(recording_emissions(recognizer, [path])) as results:
+        transcript, emissions = next(results)
+    if transcript.error is not None:
+        raise transcript.error
+    if start >= transcript.duration:
+        raise AudioError(
+            f"{path} is {transcript.duration:.2f} s long: there is nothing from {start:g} s on"
+        )
+    stop = transcript.duration if end is None else min(end, transcript.duration)
+    states, words = None, list[Word]()
+    if text is not None:
+        aligned = align_text(emissions, text, recognizer.alphabet, recognizer.normalizer)
+        words = aligned.words
+        try:
+            states = trellis(emissions, aligned, start, stop)
+        except (ValueError, TypeError) as error:
+            typer.echo(f"ctcspeech: without the trellis: {error}", err=True)
+    elif len(emissions):
+        ((hypothesis,),) = recognizer.greedy_decoder().decode([emissions.scores])
+        words = hypothesis.words
+    rate = None if not recognizer.precomputed else recognizer.sample_rate
+    samples, rate = audio.load(path, rate, start, stop - start)
+    return plot_recording(
+        samples, rate, emissions, words, offset=start, trellis=states, title=path.name
+    )
