@@ -171,6 +171,7 @@ Session::Session(const Decoder& decoder, size_t memory_limit)
 void Session::begin(const std::vector<std::string>& context) {
   if (steps_.bytes() > memory_limit_) steps_.keep({});
   nodes_.clear();
+  doubts_.assign(1, 0);
   active_.clear();
   events_.clear();
   committed_.clear();

@@ -203,12 +203,15 @@ class Session {
   void prune();
   void recombine();
   void record(uint32_t winner, uint32_t loser, double loss);
+  void doubt(uint32_t winner, uint32_t loser, double ratio);
 
   // beam_memory.cpp
   void commit();
   uint32_t common_ancestor() const;
   void compact();
   void compact_states();
+  std::vector<TokenTime> align(std::vector<AlignedToken>& tokens, const std::vector<uint32_t>& path,
+                               int32_t begin, int32_t end) const;
   std::vector<TokenTime> times_of(const std::vector<uint32_t>& path, int32_t end) const;
 
   // beam_result.cpp
@@ -228,6 +231,7 @@ class Session {
   const Decoder& d_;
   Steps steps_;
   std::vector<Node> nodes_;
+  std::vector<float> doubts_;  // of each node, for confidences
   std::vector<uint32_t> active_, next_;
   std::vector<Scored> scored_;
   std::vector<Candidate> begins_, candidates_;  // tokens to try: those that begin a word, the others

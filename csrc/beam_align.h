@@ -10,6 +10,7 @@ namespace ctcspeech::beam {
 struct TokenTime {
   int32_t start = 0, end = 0;  // frames, the end exclusive
   float peak = 0;              // the token's highest log-probability between them
+  float doubt = 0;             // see Session::doubt()
 };
 
 // A token of the labelling and the frames in which its prefix may be the current one.

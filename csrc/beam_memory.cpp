@@ -62,6 +62,16 @@ std::vector<TokenTime> Session::times_of(const std::vector<uint32_t>& path, int3
   if (anchored) tokens.push_back({committed_.back(), begin, nodes_[anchor_].touched});
   for (const uint32_t n : path)
     tokens.push_back({nodes_[n].token, nodes_[n].created, nodes_[n].touched});
+  std::vector<TokenTime> times = align(tokens, path, begin, end);
+  if (anchored) times[0].doubt = committed_times_.back().doubt;
+  for (size_t i = 0; i < path.size(); ++i) times[i + anchored].doubt = doubts_[path[i]];
+  return times;
+}
+
+std::vector<TokenTime> Session::align(std::vector<AlignedToken>& tokens,
+                                      const std::vector<uint32_t>& path, int32_t begin,
+                                      int32_t end) const {
+  const bool anchored = tokens.size() > path.size();
   std::vector<TokenTime> times;
   const uint32_t num = static_cast<uint32_t>(d_.num_tokens());
   if (align_tokens(tokens, anchored, logp_.data(), kept_from_, begin, end, num, d_.blank_, times))
@@ -110,9 +120,11 @@ void Session::compact() {
       node.sibling = nodes_[node.parent].child;
       nodes_[node.parent].child = count;
     }
+    doubts_[count] = doubts_[n];
     nodes_[count++] = node;
   }
   nodes_.resize(count);
+  doubts_.resize(count);
   for (uint32_t& n : active_) n = number[n];
   root_ = number[root_];
   anchor_ = number[anchor_];
@@ -143,7 +155,7 @@ void Session::compact_states() {
 }
 
 size_t Session::bytes() const {
-  return nodes_.capacity() * sizeof(Node) + logp_.capacity() * sizeof(float) +
+  return nodes_.capacity() * (sizeof(Node) + sizeof(float)) + logp_.capacity() * sizeof(float) +
          (slots_.capacity() + scored_.capacity()) * sizeof(Slot) + steps_.bytes() +
          (active_.capacity() + next_.capacity() + committed_.capacity() * 4) * sizeof(uint32_t);
 }

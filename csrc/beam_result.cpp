@@ -106,6 +106,8 @@ std::vector<Hypothesis> Session::finish() {
   const size_t wanted = static_cast<size_t>(d_.options_.n_best);
   std::vector<Final> ends;
   if (!dead_) ends = finals(true);
+  for (size_t i = 1; d_.options_.word_times && i < ends.size(); ++i)
+    doubt(ends[0].node, ends[i].node, std::exp(ends[i].score - ends[0].score));
   Ending ending = Ending::kWhole;
   if (ends.empty()) {  // no prefix ends in a complete word
     ends = finals(false);
@@ -194,7 +196,7 @@ Hypothesis Session::describe(const Final& final, Ending ending) {
 void Session::write_words(const std::vector<uint32_t>& tokens, const std::vector<TokenTime>& times,
                           Hypothesis& out) const {
   bool in_word = false;
-  float peaks = 0;
+  float peaks = 0, doubt = 0;
   int count = 0;
   for (size_t i = 0; i < tokens.size(); ++i) {
     const Token& token = d_.tokens_[tokens[i]];
@@ -206,7 +208,7 @@ void Session::write_words(const std::vector<uint32_t>& tokens, const std::vector
       out.words.push_back({begin, begin, 0, 0, 0});
       if (!times.empty()) out.words.back().start_frame = static_cast<float>(times[i].start);
       in_word = true;
-      peaks = 0;
+      peaks = doubt = 0;
       count = 0;
     }
     out.text += token.text;
@@ -215,7 +217,12 @@ void Session::write_words(const std::vector<uint32_t>& tokens, const std::vector
     if (!times.empty()) {
       word.end_frame = static_cast<float>(times[i].end);
       peaks += times[i].peak;
-      word.confidence = std::exp(peaks / static_cast<float>(++count));
+      doubt = std::max(doubt, times[i].doubt);
+      ++count;
+      // How much the best other reading weighs, flattened by a half: fitted to simulated emissions.
+      // Without recombinations other readings are not seen; then what the network said of the tokens.
+      word.confidence = d_.use_recombination_ ? 1 / (1 + 0.83f * std::sqrt(doubt + 1e-4f))
+                                              : std::exp(peaks / static_cast<float>(count));
     }
   }
 }

@@ -13,6 +13,8 @@ namespace ctcspeech::beam {
 
 namespace {
 
+constexpr double kNear = 1e-3;  // how likely, against the best, a reading must be to raise doubt
+
 // Four numbers at once, in the compilers' own vector types.
 typedef float Floats __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(16)));
@@ -240,6 +242,7 @@ ALWAYS_INLINE void Session::add(uint32_t from, uint32_t token, uint32_t trie, ui
     child = static_cast<uint32_t>(nodes_.size());
     nodes_.push_back({0, 0, 0, 0, from, trie, state, kNil, nodes_[from].child, token, time_, -1});
     nodes_[from].child = child;
+    doubts_.push_back(0);
   }
   Node& node = nodes_[child];
   if (node.touched != time_) {
@@ -374,10 +377,31 @@ void Session::recombine() {
     const Scored loser = current.score > other.score ? other : current;
     nodes_[loser.node].pb = nodes_[loser.node].pnb = 0;
     other = winner;
+    if (d_.options_.word_times && winner.score > best_ * kNear)
+      doubt(winner.node, loser.node, loser.score / winner.score);
     if (d_.options_.n_best > 1)
       record(winner.node, loser.node, std::log(winner.score / loser.score));
   }
   scored_.resize(kept);
+}
+
+// Notes for the confidences that another prefix, `ratio` times as likely, has other tokens than the
+// winner. What both end in is not in doubt.
+void Session::doubt(uint32_t winner, uint32_t loser, double ratio) {
+  if (ratio < kNear) return;
+  while (winner != loser && winner != root_ && loser != root_ &&
+         nodes_[winner].token == nodes_[loser].token) {
+    winner = nodes_[winner].parent;
+    loser = nodes_[loser].parent;
+  }
+  while (winner != loser) {
+    if (winner > loser) {
+      doubts_[winner] = std::max(doubts_[winner], static_cast<float>(ratio));
+      winner = nodes_[winner].parent;
+    } else {
+      loser = nodes_[loser].parent;
+    }
+  }
 }
 
 // Remembers for the n-best list that `loser` could stand in place of `winner`. The least loss counts:

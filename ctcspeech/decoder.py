@@ -229,6 +229,11 @@ class BeamDecoder:
         vocabulary leaves no hypothesis with a complete last word, that word is left out. Where no
         hypothesis can produce a frame, the one up to it is returned, with score -inf.
 
+        A word's start and end are those of its first and last token in the best alignment. Its
+        confidence comes of the weight of the best reading that has another word there, among those
+        that met the best one again; where the search does not recombine, it is the geometric mean
+        of the tokens' highest probabilities.
+
         Raises ValueError or TypeError for wrong shapes, DecoderError for a frame with NaN, +inf, or
         nothing but -inf.
         """

@@ -523,7 +523,22 @@ def test_word_times_are_those_of_the_best_path(lm):
         ("ab", pytest.approx(0.01), pytest.approx(0.04)),
         ("ba", pytest.approx(0.08), pytest.approx(0.12)),
     ]
-    assert all(w.confidence == pytest.approx(0.9, abs=1e-5) for w in top.words)
+    ((plain,),) = BeamDecoder(LABELS, frame_shift_ms=10).decode(spoken(path, 4))
+    assert all(w.confidence == pytest.approx(0.9, abs=1e-5) for w in plain.words)
+
+
+def test_confidence_falls_where_another_word_is_as_likely(lm):
+    path = [2, 0, 1, 0, 3, 0, 1, 0, 2, 0, 1, 0, 3, 2, 0, 1, 0, 2, 0, 1, 0, 3]  # a b a ba a b
+    sure = spoken(path, 4, 0.9999)
+    unsure = sure.copy()
+    unsure[4, 2] = unsure[4, 3]  # the second word is as much "a" as "b"
+    decoder = BeamDecoder(LABELS, lm, lm_weight=0.1, end_of_sentence=False)
+    ((clear,),) = decoder.decode(sure)
+    ((doubtful,),) = decoder.decode(unsure)
+    assert clear.text == "a b a ba a b"
+    assert all(word.confidence > 0.9 for word in clear.words)
+    confidences = [word.confidence for word in doubtful.words]
+    assert confidences[1] < 0.7 and min(confidences[:1] + confidences[2:]) > 0.9
 
 
 # -- hostile input --------------------------------------------------------------------------------
