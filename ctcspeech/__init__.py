@@ -19,6 +19,7 @@ _PUBLIC = {
     "Checkpoint": "checkpoint",
     "CtcSpeechError": "errors",
     "Emissions": "emissions",
+    "DecoderSettings": "decoder_settings",
     "ErrorCounts": "metrics",
     "FeatureConfig": "features",
     "FeatureExtractor": "features",

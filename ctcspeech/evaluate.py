@@ -232,8 +232,9 @@ def evaluate(
 ) -> Evaluation:
     """Transcribes the utterances and counts the errors.
 
-    decoder: greedy by default. done: called after each utterance, with a Transcript when it could
-    not be read. The references are normalised as the texts were in training.
+    decoder: the recogniser's `default_decoder()` unless given. done: called after each utterance,
+    with a Transcript when it could not be read. The references are normalised as the texts were in
+    training.
     Raises ManifestError when there is no utterance.
     """
     utterances = list(utterances)

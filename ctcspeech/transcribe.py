@@ -25,6 +25,7 @@ import torch
 from ctcspeech.alphabet import Alphabet
 from ctcspeech.checkpoint import find_checkpoint, load_checkpoint
 from ctcspeech.confidence import Calibration, load_calibrations
+from ctcspeech.decoder_settings import DecoderSettings
 from ctcspeech.errors import AudioError, CtcSpeechError, DecoderError, FeatureError
 from ctcspeech.features import FeatureExtractor, load_features
 from ctcspeech.greedy import GreedyDecoder
@@ -88,8 +89,11 @@ class Transcript:
     def words(self) -> list[Word]:
         return [word for passage in self.passages for word in passage.hypotheses[0].words]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: audio_filepath, duration, text, and the words with their times."""
+    def to_dict(self, n_best: bool = False) -> dict[str, Any]:
+        """For JSON: audio_filepath, duration, text, and the words with their times.
+
+        n_best: all hypotheses of each passage, too, with their scores.
+        """
         values: dict[str, Any] = {"audio_filepath": self.name}
         if self.recording is not None and self.recording.utterance is not None:
             utterance = self.recording.utterance
@@ -107,6 +111,23 @@ class Transcript:
             }
             for word in self.words
         ]
+        if n_best:
+            values["passages"] = [
+                {
+                    "start": round(passage.start, 3),
+                    "end": round(passage.end, 3),
+                    "hypotheses": [
+                        {
+                            "text": item.text,
+                            "score": round(item.score, 4),
+                            "ctc_score": round(item.ctc_score, 4),
+                            "lm_score": round(item.lm_score, 4),
+                        }
+                        for item in passage.hypotheses
+                    ],
+                }
+                for passage in self.passages
+            ]
         return values
 
 
@@ -124,6 +145,7 @@ class Recognizer:
         batch_seconds: float = 120.0,
         normalizer: Callable[[str], str] | None = None,
         calibrations: dict[str, Calibration] | None = None,
+        settings: DecoderSettings | None = None,
     ) -> None:
         """
         threads: batches computed at the same time, each by one thread of the CPU; by default as
@@ -133,6 +155,7 @@ class Recognizer:
             the same.
         calibrations: of the confidences that "greedy" and "beam" decoding give to words
             (`ctcspeech.confidence`); without one they are the decoder's own.
+        settings: the language model and weights by which `default_decoder` decodes.
         """
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
@@ -145,6 +168,7 @@ class Recognizer:
         self.batch_seconds = batch_seconds
         self.normalizer = normalizer
         self.calibrations = dict(calibrations or {})
+        self.settings = settings
         config = features.config
         self.precomputed = config.kind == "precomputed"
         # Inputs (samples, or precomputed frames) to a second and to a frame of emissions.
@@ -172,6 +196,7 @@ class Recognizer:
         """
         checkpoint = load_checkpoint(path)
         rules = (checkpoint.config.get("data") or {}).get("normalizer")
+        folder = find_checkpoint(path)
         return cls(
             checkpoint.model,
             checkpoint.features,
@@ -179,7 +204,8 @@ class Recognizer:
             device=device,
             threads=threads,
             normalizer=None if rules is None else Normalizer.model_validate(rules),
-            calibrations=load_calibrations(find_checkpoint(path)),
+            calibrations=load_calibrations(folder),
+            settings=DecoderSettings.find(folder),
         )
 
     @property
@@ -264,6 +290,15 @@ class Recognizer:
     def greedy_decoder(self) -> GreedyDecoder:
         return GreedyDecoder(self.alphabet, self.frame_shift_ms)
 
+    def default_decoder(self) -> Decoder:
+        """The beam decoder by the model's `decoder.json`, where it has one, else the greedy one.
+
+        Raises DecoderError or LanguageModelError if the language model is missing or damaged.
+        """
+        if self.settings is None:
+            return self.greedy_decoder()
+        return self.settings.decoder(self.alphabet, self.frame_shift_ms, threads=self.threads)
+
     def calibration(self, decoder: Decoder) -> Calibration | None:
         """What the confidences of this decoder are mapped through, if there is such a fit."""
         return self.calibrations.get(decoder_kind(decoder))
@@ -281,7 +316,7 @@ class Recognizer:
         Args:
             sources: paths, utterances of a manifest, or Recordings; taken one by one as needed, in
                 another thread.
-            decoder: greedy by default.
+            decoder: `default_decoder()` unless given.
             max_seconds: recordings that are longer are cut at pauses, so that no piece is. Features
                 from files are never cut.
             advance: called with the seconds of audio that have been computed since the last call.
@@ -289,7 +324,7 @@ class Recognizer:
         Yields a Transcript for each recording. One that cannot be read has its `error` set and no
         text; the others go on.
         """
-        decoder = decoder or self.greedy_decoder()
+        decoder = decoder or self.default_decoder()
         state = _Recordings(self)
         reader = _Reader(self._windows(sources, max_seconds))
         running: deque[tuple[_Window, list[tuple[list[int], Future]]]] = deque()

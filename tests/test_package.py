@@ -19,7 +19,7 @@ LAYERS = [
     + ["language_model_build"],
     ["augment", "manifest", "decoder", "greedy", "stitch", "model", "formats", "normalize"]
     + ["confidence"],
-    ["dataset", "check", "corpora", "checkpoint", "config", "recordings"],
+    ["dataset", "check", "corpora", "checkpoint", "config", "recordings"] + ["decoder_settings"],
     ["processes", "training_data", "validation", "transcribe"],
     ["train", "evaluate", "align_text"],
     ["align_split", "plot"],

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctcspeech.cli.decoding import DecoderName, load_recognizer, make_decoder
+from ctcspeech.cli import decoding
+from ctcspeech.cli.decoding import (
+    DecoderName,
+    DecodingOptions,
+    LmUnit,
+    load_recognizer,
+    make_decoder,
+)
 from ctcspeech.files import atomic_write
 from ctcspeech.progress import Progress
 
@@ -24,7 +31,15 @@ def evaluate(
     manifest: Path = typer.Argument(
         ..., metavar="MANIFEST", help="JSON lines with audio_filepath and text."
     ),
-    decoder: DecoderName = typer.Option(DecoderName.greedy, help="How emissions become text."),
+    decoder: DecoderName = decoding.DECODER,
+    lm: Path | None = decoding.LM,
+    lm_unit: LmUnit | None = decoding.LM_UNIT,
+    lm_weight: float | None = decoding.LM_WEIGHT,
+    word_score: float | None = decoding.WORD_SCORE,
+    unk_score: float | None = decoding.UNK_SCORE,
+    beam_size: int | None = decoding.BEAM_SIZE,
+    beam_threshold: float | None = decoding.BEAM_THRESHOLD,
+    hot_word: list[str] | None = decoding.HOT_WORD,
     worst: int = typer.Option(5, min=0, help="Show so many utterances with the most errors."),
     output: Path | None = typer.Option(
         None, "--output", "-o", help="Write each utterance with its errors as JSON lines."
@@ -50,12 +65,17 @@ def evaluate(
         ctcspeech evaluate runs/digits data/test.jsonl
         ctcspeech evaluate runs/digits data/test.jsonl -o each.jsonl --summary wer.json
         ctcspeech evaluate runs/digits data/dev.jsonl --calibrate
+        ctcspeech evaluate runs/english data/test.jsonl --lm lm.bin --lm-weight 0.7
     """
     from ctcspeech import __version__
     from ctcspeech.evaluate import evaluate as run
     from ctcspeech.manifest import read_manifest
-    from ctcspeech.transcribe import Transcript
+    from ctcspeech.transcribe import Transcript, decoder_kind
 
+    options = DecodingOptions(
+        decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
+        hot_word or [],
+    )  # fmt: skip
     utterances = read_manifest(manifest)
     recognizer = load_recognizer(model, device, threads)
     total = sum(utterance.duration for utterance in utterances)
@@ -68,7 +88,7 @@ def evaluate(
             else:
                 progress.advance(1, item.transcript.duration)  # type: ignore[attr-defined]
 
-        made = make_decoder(decoder, recognizer)
+        made = make_decoder(options, recognizer)
         if calibrate:
             recognizer.calibrations.clear()  # the fit is on the decoder's own confidences
         evaluation = run(recognizer, utterances, made, done=done)
@@ -85,7 +105,7 @@ def evaluate(
             "ctcspeech": __version__,
             "model": str(model),
             "manifest": str(manifest),
-            "decoder": decoder.value,
+            "decoder": decoder_kind(made),
             **evaluation.to_dict(),
         }
         with atomic_write(summary) as file:

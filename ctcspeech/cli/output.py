@@ -53,10 +53,13 @@ def subtitle_limits(lines: int, characters: int, seconds: tuple[float, float]) -
         raise typer.BadParameter(f"--subtitle-...: {error}") from error
 
 
-def make_writer(format: Format, names: bool, limits: "SubtitleLimits") -> Writer:
+def make_writer(
+    format: Format, names: bool, limits: "SubtitleLimits", n_best: bool = False
+) -> Writer:
     """What makes of a transcript the text of its file, or its part of the file for all.
 
-    names: whether a line of text begins with the recording's name and a tab.
+    names: whether a line of text begins with the recording's name and a tab. n_best: whether JSON
+    holds all hypotheses.
     """
     from ctcspeech import formats
 
@@ -66,7 +69,7 @@ def make_writer(format: Format, names: bool, limits: "SubtitleLimits") -> Writer
 
     return {
         Format.text: text,
-        Format.jsonl: lambda item: json.dumps(item.to_dict(), ensure_ascii=False) + "\n",
+        Format.jsonl: lambda item: json.dumps(item.to_dict(n_best), ensure_ascii=False) + "\n",
         Format.srt: lambda item: formats.format_srt(formats.subtitles(item.words, limits)),
         Format.vtt: lambda item: formats.format_vtt(formats.subtitles(item.words, limits)),
         Format.ctm: lambda item: formats.format_ctm(_short_name(item), item.words),

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctcspeech.cli.decoding import DecoderName, load_recognizer, make_decoder, memory_trimmer
+from ctcspeech.cli import decoding
+from ctcspeech.cli.decoding import (
+    DecoderName,
+    DecodingOptions,
+    LmUnit,
+    load_recognizer,
+    make_decoder,
+    memory_trimmer,
+)
 from ctcspeech.cli.output import FORMAT_HELP, Format, make_writer, open_output, subtitle_limits
 from ctcspeech.progress import Progress
 
@@ -46,7 +54,16 @@ def transcribe(
     subtitle_seconds: tuple[float, float] = typer.Option(
         (1.0, 7.0), help="How long it is shown, at least and at most."
     ),
-    decoder: DecoderName = typer.Option(DecoderName.greedy, help="How emissions become text."),
+    decoder: DecoderName = decoding.DECODER,
+    lm: Path | None = decoding.LM,
+    lm_unit: LmUnit | None = decoding.LM_UNIT,
+    lm_weight: float | None = decoding.LM_WEIGHT,
+    word_score: float | None = decoding.WORD_SCORE,
+    unk_score: float | None = decoding.UNK_SCORE,
+    beam_size: int | None = decoding.BEAM_SIZE,
+    beam_threshold: float | None = decoding.BEAM_THRESHOLD,
+    hot_word: list[str] | None = decoding.HOT_WORD,
+    n_best: int = decoding.N_BEST,
     raw_rate: int | None = typer.Option(
         None, help="Sample rate of samples without a header, from - or .raw files."
     ),
@@ -70,21 +87,29 @@ def transcribe(
         ctcspeech transcribe runs/digits call.wav
         ctcspeech transcribe runs/digits recordings/ --format jsonl -o all.jsonl
         ctcspeech transcribe runs/english talk.mp3 --format srt -o talk.srt
+        ctcspeech transcribe runs/english talk.mp3 --lm lm.bin --hot-word "deep speech:4"
         sox talk.mp3 -t wav - | ctcspeech transcribe runs/english -
         arecord -f S16_LE -r 8000 -t raw -d 5 |
           ctcspeech transcribe runs/digits - --raw-rate 8000
     """
     limits = subtitle_limits(subtitle_lines, subtitle_characters, subtitle_seconds)
     raw = _raw_format(raw_rate, raw_encoding, raw_channels)
+    if n_best > 1 and format is not Format.jsonl:
+        raise typer.BadParameter(f"--n-best {n_best} needs --format jsonl")
+    options = DecodingOptions(
+        decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
+        hot_word or [], n_best,
+    )  # fmt: skip
 
     from ctcspeech.recordings import find_recordings
 
     recordings = find_recordings(inputs, raw)
     if names is None:
         names = len(recordings) > 1 and output_dir is None
-    write = make_writer(format, names, limits)
+    write = make_writer(format, names, limits, n_best > 1)
     sink = open_output(recordings, format, write, output, output_dir)
     recognizer = load_recognizer(model, device, threads)
+    made = make_decoder(options, recognizer)
     failed = 0
     progress = Progress("transcribing", len(recordings), "recording", _total(recordings))
     trim = memory_trimmer()
@@ -96,7 +121,7 @@ def transcribe(
     with sink as put, progress:
         transcripts = recognizer.transcribe(
             recordings,
-            make_decoder(decoder, recognizer),
+            made,
             max_seconds=max_seconds,
             advance=advance,
         )
