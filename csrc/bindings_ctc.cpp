@@ -10,6 +10,10 @@
 
 #include "ctc.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace nb = nanobind;
 
 namespace ctcspeech {
@@ -31,6 +35,7 @@ Memory allocate(size_t bytes) {
 class Workspace {
  public:
   explicit Workspace(size_t bytes) : lock_(mutex(), std::try_to_lock), bytes_(bytes) {
+    if (bytes == 0) bytes = 64;
     if (!lock_.owns_lock() || bytes > kKeep) {
       own_ = allocate(bytes);
       return;
@@ -63,6 +68,20 @@ class Workspace {
   size_t bytes_;
   Memory own_;
 };
+
+// A large gradient is memory fresh from the system: in pages of 4 kB, getting it takes longer than
+// computing what goes in.
+void ask_for_huge_pages(void* memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr size_t kLarge = size_t{8} << 20, kPage = 4096;
+  if (bytes < kLarge) return;
+  const auto begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
+  const auto end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: it may fail
+#else
+  (void)memory, (void)bytes;
+#endif
+}
 
 const void* address(uintptr_t p) { return reinterpret_cast<const void*>(p); }
 void* writable(uintptr_t p) { return reinterpret_cast<void*>(p); }
@@ -140,6 +159,11 @@ nb::object loss(uintptr_t logits, int type, int64_t frames, int64_t batch, int64
     where.workspace_bytes = ctcspeech_ctc_workspace(&in, &out, &where);
     const Workspace workspace(where.workspace_bytes);
     where.workspace = workspace.get();
+    const size_t item = type == CTCSPEECH_FLOAT64 ? 8 : type == CTCSPEECH_FLOAT32 ? 4 : 2;
+    const bool dense = gradient_frame_stride == batch * classes ||
+                       gradient_batch_stride == frames * classes;  // as torch.empty gives it
+    if (gradient && where.workspace_bytes && dense)
+      ask_for_huge_pages(out.gradient, static_cast<size_t>(frames * batch * classes) * item);
     status = ctcspeech_ctc_loss(&in, &out, &where);
   }
   return explain(in, status);
