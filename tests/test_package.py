@@ -21,7 +21,7 @@ LAYERS = [
     + ["confidence"],
     ["dataset", "check", "corpora", "checkpoint", "config", "recordings"] + ["decoder_settings"],
     ["processes", "training_data", "validation", "transcribe"],
-    ["train", "evaluate", "align_text"],
+    ["train", "evaluate", "align_text", "tune"],
     ["align_split", "plot"],
     ["split_writer"],
     ["cli"],

@@ -16,6 +16,7 @@ from ctcspeech.cli import (
     plot,
     train,
     transcribe,
+    tune,
 )
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.command()(transcribe.transcribe)
 app.command()(align.align)
 app.command()(plot.plot)
 app.add_typer(lm.app, name="lm")
+app.command()(tune.tune)
 
 
 def main() -> None:
