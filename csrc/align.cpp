@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "align_step.h"
@@ -32,12 +33,15 @@ struct Kernels {
   AlignStep<S> step = align_step_baseline<S>;
   FrameNorm (*norm)(const S*, int64_t) = frame_norm_baseline<S>;
 
-  Kernels() {
+  explicit Kernels(int64_t classes) {
 #if defined(__x86_64__)
     const Isa isa = best_isa();
     if (isa == Isa::kAvx512) step = align_step_avx512<S>, norm = frame_norm_avx512<S>;
+    if constexpr (std::is_same_v<S, float>)
+      if (isa == Isa::kAvx512 && classes + 2 <= kFewClasses) step = align_step_avx512_few;
     if (isa == Isa::kAvx2) step = align_step_avx2<S>, norm = frame_norm_avx2<S>;
 #endif
+    (void)classes;
   }
 };
 
@@ -45,7 +49,11 @@ template <class S>
 class Aligner {
  public:
   Aligner(const AlignProblem<S>& problem, int32_t* states, S* log_probs)
-      : p_(problem), states_(states), log_probs_(log_probs), width_(problem.num_labels + 1) {}
+      : p_(problem),
+        states_(states),
+        log_probs_(log_probs),
+        kernels_(problem.classes),
+        width_(problem.num_labels + 1) {}
 
   AlignStatus run(double* score) {
     AlignStatus status = measure_frames();
@@ -94,7 +102,7 @@ class Aligner {
       if (j > 0 && (wild || p_.labels[j] != p_.labels[j - 1])) skip_[j] = 0;
     }
     classes_[L] = static_cast<int32_t>(p_.classes + 1);
-    scores_.resize(p_.classes + 2);
+    scores_.resize(std::max(p_.classes + 2, kFewClasses));
     scores_[p_.classes] = p_.wildcard_score;
     scores_[p_.classes + 1] = kNone;
     const int64_t bytes_a_row = row_size() * static_cast<int64_t>(sizeof(S));

@@ -57,18 +57,19 @@ inline double exp_negative(double x) { return std::exp(x); }
   FrameNorm name(const S* __restrict x, int64_t C) {                                           \
     constexpr int kLanes = 16;                                                                 \
     constexpr S kNone = -std::numeric_limits<S>::infinity();                                   \
-    S lane[kLanes];                                                                            \
+    S lane[kLanes], rest[kLanes];  /* rest: the classes after the last whole vector */         \
     int nan_lane[kLanes] = {};                                                                 \
-    for (int k = 0; k < kLanes; ++k) lane[k] = kNone;                                          \
     const int64_t whole = C - C % kLanes;                                                      \
+    for (int k = 0; k < kLanes; ++k) lane[k] = rest[k] = kNone;                                \
+    for (int64_t c = whole; c < C; ++c) rest[c - whole] = x[c];                                \
     for (int64_t c = 0; c < whole; c += kLanes)                                                \
       for (int k = 0; k < kLanes; ++k) {                                                       \
         nan_lane[k] |= x[c + k] != x[c + k];                                                   \
         lane[k] = x[c + k] > lane[k] ? x[c + k] : lane[k];                                     \
       }                                                                                        \
-    for (int64_t c = whole; c < C; ++c) {                                                      \
-      nan_lane[0] |= x[c] != x[c];                                                             \
-      lane[0] = x[c] > lane[0] ? x[c] : lane[0];                                               \
+    for (int k = 0; k < kLanes; ++k) {                                                         \
+      nan_lane[k] |= rest[k] != rest[k];                                                       \
+      lane[k] = rest[k] > lane[k] ? rest[k] : lane[k];                                         \
     }                                                                                          \
     S best = kNone;                                                                            \
     int has_nan = 0;                                                                           \
@@ -80,7 +81,7 @@ inline double exp_negative(double x) { return std::exp(x); }
     if (has_nan || !(best > kNone)) return {double(best), 0.0, has_nan != 0};                  \
     for (int64_t c = 0; c < whole; c += kLanes)                                                \
       for (int k = 0; k < kLanes; ++k) lane[k] += exp_negative(x[c + k] - best);               \
-    for (int64_t c = whole; c < C; ++c) lane[0] += exp_negative(x[c] - best);                  \
+    for (int k = 0; k < kLanes; ++k) lane[k] += exp_negative(rest[k] - best);                  \
     double sum = 0;                                                                            \
     for (int k = 0; k < kLanes; ++k) sum += double(lane[k]);                                   \
     return {double(best), std::log(sum), false};                                               \
@@ -105,6 +106,9 @@ inline double exp_negative(double x) { return std::exp(x); }
     }                                                                                           \
   }
 
+// Scores that align_step_avx512_few can look up: the classes, and two more (Aligner::scores_).
+constexpr int64_t kFewClasses = 32;
+
 #define CTCSPEECH_DECLARE_ALIGN_STEP(name)                                                     \
   template <class S>                                                                           \
   void name(const AlignRow<S>&, const AlignRow<S>&, const int32_t*, const S*, const S*, S,     \
@@ -115,6 +119,12 @@ inline double exp_negative(double x) { return std::exp(x); }
   extern template void name<double>(const AlignRow<double>&, const AlignRow<double>&,          \
                                     const int32_t*, const double*, const double*, double,      \
                                     int64_t, int64_t);
+
+// The same where all scores fit two vector registers: they are permuted, not gathered from memory.
+// `scores` must be readable up to kFewClasses.
+void align_step_avx512_few(const AlignRow<float>& from, const AlignRow<float>& to,
+                           const int32_t* classes, const float* skip, const float* scores,
+                           float blank_score, int64_t first, int64_t last);
 
 #define CTCSPEECH_DECLARE_FRAME_NORM(name)                          \
   template <class S>                                                \

@@ -131,10 +131,11 @@ def _alignment(
 ) -> Alignment:
     """States 2j are blanks and 2j + 1 label j (align.h); they never decrease."""
     frame_log_probs = log_probs.astype(np.float64)
-    starts = np.searchsorted(states, 2 * np.arange(len(labels)) + 1, side="left")
-    ends = np.searchsorted(states, 2 * np.arange(len(labels)) + 1, side="right")
+    frames = np.bincount(states, minlength=2 * len(labels) + 1)  # of each state
+    last = np.cumsum(frames)[1::2]
+    starts, ends = last - frames[1::2], last
     sums = np.concatenate([[0.0], np.cumsum(frame_log_probs)])
-    means = (sums[ends] - sums[starts]) / np.maximum(ends - starts, 1)
+    means = (sums[ends] - sums[starts]) / frames[1::2]  # each label has a frame
     extended = np.full(2 * len(labels) + 1, blank, np.int64)
     extended[1::2] = labels
     return Alignment(extended[states], labels, starts, ends, means, frame_log_probs, score)
