@@ -120,7 +120,7 @@ class BeamDecoder:
             probability are not tried in a frame (the likeliest always is).
         n_best: hypotheses a decode returns, with different texts, best first.
         frame_shift_ms: milliseconds between frames, for word times.
-        word_times: whether to find times and confidences of words.
+        word_times: whether to find words with their times and confidences; else `words` is empty.
         end_of_sentence: whether the language model scores the end of the sentence.
         recombine: whether of prefixes that the language model and the lexicon cannot tell apart
             only the best goes on. Without either, prefixes never are.
