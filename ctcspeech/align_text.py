@@ -60,7 +60,7 @@ class AlignedText:
 def align_text(
     emissions: Emissions,
     text: str | Sequence[str],
-    alphabet: Alphabet,
+    alphabet: Alphabet | None = None,
     normalizer: Callable[[str], str] | None = None,
     *,
     skip: str = "none",
@@ -71,6 +71,8 @@ def align_text(
 
     Args:
         text: words, separated by white space; several lines as a sequence.
+        alphabet: writes the text in labels; by default one of the emissions' labels, if these are
+            characters (those of another toolkit's model, with " " or "|" between words).
         normalizer: makes words fit the alphabet; without one letters take the alphabet's case and
             punctuation is left out. A word is normalised alone and keeps its spelling in the
             result; one that has nothing to be spoken (a dash) is left out.
@@ -85,10 +87,14 @@ def align_text(
     the probabilities of its path over its frames. A label that stands further than 0.3 s from the
     others of its word, out in a silence, does not count for the word's times.
 
-    Raises AlignmentError if the text is empty, has no word that can be written, or has no path.
+    Raises AlignmentError if the text is empty, has no word that can be written, or has no path, and
+    AlphabetError where the emissions' labels are no characters and there is no alphabet.
     """
     if skip not in SKIPS:
         raise ValueError(f"skip must be one of {', '.join(SKIPS)}, got {skip!r}")
+    if alphabet is None:
+        separator = "|" if "|" in emissions.labels and " " not in emissions.labels else " "
+        alphabet = Alphabet(emissions.labels, emissions.blank, separator)
     if len(emissions.labels) != len(alphabet):
         raise ValueError(
             f"emissions have {len(emissions.labels)} labels, the alphabet has {len(alphabet)}"

@@ -93,7 +93,10 @@ def test_without_a_normalizer_letters_take_the_case_of_the_alphabet():
     scores = np.full((7, 5), -8.0, np.float32)
     for frame, label in enumerate([2, 0, 3, 1, 2, 4, 3]):
         scores[frame, label] = 8.0
-    aligned = align_text(Emissions(scores, labels, 0, 20.0, start=1.0), "ab, a'b!", alphabet)
+    emissions = Emissions(scores, labels, 0, 20.0, start=1.0)
+    alone = align_text(emissions, "ab, a'b!")
+    assert alone.words == align_text(emissions, "ab, a'b!", alphabet).words
+    aligned = align_text(emissions, "ab, a'b!", alphabet)
     assert aligned.normalized == ["AB", "A'B"]
     assert [(word.start, word.end) for word in aligned.words] == [
         (pytest.approx(1.0), pytest.approx(1.06)),
