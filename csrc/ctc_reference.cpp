@@ -59,14 +59,20 @@ class Reference {
 
   int64_t label(int64_t s) const { return s % 2 == 0 ? u.blank : u.labels[s / 2]; }
 
-  // ln p(label of s | frame t) for every state
-  void emit(int64_t t) {
+  // ln p(label of s | frame t) for every state, less the largest of them, which is returned: sums of
+  // logarithms stay small, however unlikely the whole.
+  double emit(int64_t t) {
+    double high = -kInfinity;
     for (int64_t s = 0; s < S; ++s) {
       const int64_t c = label(s);
       m.emission[s] = c == CTCSPEECH_WILDCARD
                           ? -u.options.wildcard_penalty
                           : to_real(u.logits[t * u.frame_stride + c]) - m.log_sum[t];
+      high = std::max(high, m.emission[s]);
     }
+    if (high == -kInfinity) return 0;
+    for (int64_t s = 0; s < S; ++s) m.emission[s] -= high;
+    return high;
   }
 
   // The log-weight of going into state s at frame t from a state before it.
@@ -80,8 +86,9 @@ class Reference {
            (label(s) != label(s - 2) || label(s) == CTCSPEECH_WILDCARD);
   }
 
-  void alpha_step(int64_t t, const double* before, double* alpha) {
-    emit(t);
+  // Returns what emit returns.
+  double alpha_step(int64_t t, const double* before, double* alpha) {
+    const double high = emit(t);
     for (int64_t s = 0; s < S; ++s) {
       double sum;
       if (t == 0) {
@@ -93,6 +100,7 @@ class Reference {
       }
       alpha[s] = m.emission[s] + sum;
     }
+    return high;
   }
 
   // beta at t - 1 from beta at t; beta leaves out the emission of its own frame
@@ -114,9 +122,10 @@ class Reference {
   }
 
   double loss_alone() {
+    double log_scale = 0;
     for (int64_t t = 0; t < u.T; ++t)
-      alpha_step(t, m.segment + ((t + 1) & 1) * S, m.segment + (t & 1) * S);
-    return -total(m.segment + ((u.T - 1) & 1) * S);
+      log_scale += alpha_step(t, m.segment + ((t + 1) & 1) * S, m.segment + (t & 1) * S);
+    return -(total(m.segment + ((u.T - 1) & 1) * S) + log_scale);
   }
 
   // alpha of frames first .. last - 1 into m.segment, from the checkpoint at `first`
@@ -131,12 +140,13 @@ class Reference {
     const int64_t K = checkpoint_distance(u.T);
     double* even = m.segment;
     double* odd = m.next_beta;  // free until the way back
+    double log_scale = 0;
     for (int64_t t = 0; t < u.T; ++t) {
-      alpha_step(t, even, odd);
+      log_scale += alpha_step(t, even, odd);
       std::swap(even, odd);
       if (t % K == 0) std::copy(even, even + S, m.checkpoints + t / K * S);
     }
-    const double loss = -total(even);
+    const double loss = -(total(even) + log_scale);
     if (loss == kInfinity) return loss;
 
     std::fill(m.beta, m.beta + S, -kInfinity);

@@ -23,6 +23,7 @@ for _name, _code in (FLOATS | INTEGERS).items():
     TYPES[getattr(torch, _name)] = _code
     if _name != "bfloat16":
         TYPES[np.dtype(_name)] = _code
+TORCH_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def _forced(variable: str, choices: dict[str, int], default: int) -> int:
@@ -246,7 +247,7 @@ def prepare(logits: Any, targets: Any, input_lengths: Any, target_lengths: Any,
     """Checks everything but the values of lengths and labels, which the core looks at."""
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
-    if TYPES.get(logits.dtype, 9) > 3:
+    if logits.dtype not in TORCH_FLOATS:
         raise TypeError(f"logits must be float32, float64, float16 or bfloat16, got {logits.dtype}")
     if logits.ndim == 2:
         logits, batch_first = logits.unsqueeze(1), False

@@ -216,7 +216,6 @@ def traced(logits: torch.Tensor) -> bool:
         torch.compiler.is_compiling()
         or type(logits) not in (torch.Tensor, torch.nn.Parameter)
         or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
     )
 
 

@@ -213,3 +213,19 @@ def test_forced_values_are_read_once(monkeypatch):
     assert _ctc_arguments._arithmetic == 0
     with pytest.raises(ValueError, match="must be one of float, double, extended, log"):
         read_environment()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_occupation_below_the_range_is_noticed(isa, force):
+    """alpha and beta each in range, but large on different states: their product may be lost where
+    neither is. Many short utterances of sharp emissions."""
+    T, N, C, L = 43, 1500, 7, 6
+    rng = np.random.default_rng(5)
+    x = (rng.normal(size=(T, N, C)) * 10).astype(np.float32)
+    y = rng.integers(1, 4, (N, L))
+    lengths = np.full(N, T), np.full(N, L)
+    force(arithmetic="double")
+    _, wanted, _, _ = run(x.astype(np.float64), y, *lengths)
+    force(isa)
+    _, gradient, _, _ = run(x, y, *lengths)
+    np.testing.assert_allclose(gradient, wanted, atol=3e-6)

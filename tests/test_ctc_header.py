@@ -1,0 +1,66 @@
+"""The C header: compiles as C, and survives random problems under the sanitizers.
+
+CTCSPEECH_FUZZ_SECONDS=10 python -m pytest tests/test_ctc_header.py
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ctcspeech import _core
+
+ROOT = Path(__file__).parent.parent
+CXX = os.environ.get("CXX", "g++")
+FLAGS = {
+    "baseline": [],
+    "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"],
+    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"],
+}
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+@pytest.mark.parametrize("standard", ["c99", "c11"])
+def test_header_compiles_as_c(tmp_path, standard):
+    source = tmp_path / "use.c"
+    source.write_text('#include "ctc.h"\nsize_t f(void) { return sizeof(ctcspeech_ctc_input); }\n')
+    flags = [f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
+    subprocess.run(["gcc", *flags, f"-I{ROOT / 'csrc'}", str(source)], check=True)
+
+
+def build_fuzzer(folder, sanitizer):
+    sources = ["ctc.cpp", "ctc_reference.cpp", "cpu.cpp", "ctc_baseline.cpp"]
+    sources += [f"ctc_{isa}.cpp" for isa in ("avx2", "avx512")]
+    common = [
+        CXX,
+        "-std=c++17",
+        "-O1",
+        "-g1",
+        f"-fsanitize={sanitizer}",
+        "-fno-sanitize-recover=all",
+    ]
+    jobs, objects = [], []
+    for source in [*(ROOT / "csrc" / name for name in sources), ROOT / "tests/fuzz/ctc_fuzz.cpp"]:
+        target = folder / f"{source.stem}.o"
+        flags = FLAGS.get(source.stem.removeprefix("ctc_"), [])
+        jobs.append(subprocess.Popen([*common, *flags, "-c", str(source), "-o", str(target)]))
+        objects.append(str(target))
+    assert all(job.wait() == 0 for job in jobs)
+    fuzzer = folder / "ctc_fuzz"
+    subprocess.run([*common, *objects, "-pthread", "-o", str(fuzzer)], check=True)
+    return fuzzer
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CTCSPEECH_FUZZ_SECONDS" not in os.environ, reason="takes minutes to build")
+@pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
+@pytest.mark.skipif("avx2" not in _core.available_isas(), reason="builds the x86-64 paths")
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
+def test_fuzz(tmp_path, sanitizer):
+    fuzzer = build_fuzzer(tmp_path, sanitizer)
+    seconds = os.environ["CTCSPEECH_FUZZ_SECONDS"]
+    done = subprocess.run([str(fuzzer), seconds, "0"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[0]) > 100
