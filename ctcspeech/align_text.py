@@ -84,7 +84,7 @@ def align_text(
 
     A word that the alphabet cannot write becomes a wildcard: it gets the time that its neighbours
     leave, no confidence, and an entry in `unknown`. A word's confidence is the geometric mean of
-    the probabilities of its path over its frames. A label that stands further than 0.3 s from the
+    the probabilities of its path over its frames. A label that stands further than 0.25 s from the
     others of its word, out in a silence, does not count for the word's times.
 
     Raises AlignmentError if the text is empty, has no word that can be written, or has no path, and

@@ -13,7 +13,7 @@ __all__ = ["GreedyDecoder", "word_frames", "word_spans"]
 # Labels of a word do not stand further apart than this. A model that sees the whole utterance can
 # put a word's first or last label far out into the silence beside it; the word's time is then that
 # of its other labels, and _STRAY_SECONDS more in place of the stray one.
-_LONGEST_GAP_SECONDS = 0.3
+_LONGEST_GAP_SECONDS = 0.25
 _STRAY_SECONDS = 0.1
 
 
@@ -102,7 +102,7 @@ def word_spans(alphabet: Alphabet, tokens: Sequence[int]) -> list[tuple[int, int
 def word_frames(starts: np.ndarray, ends: np.ndarray, seconds: float) -> tuple[int, int]:
     """First frame and last + 1 of a word, from those of its labels (L,), `seconds` a frame.
 
-    Where labels stand more than 0.3 s apart, those that stand most together tell the time, and 0.1
+    Where labels stand more than 0.25 s apart, those that stand most together tell the time, and 0.1
     s is added for the others.
     """
     far = np.flatnonzero((starts[1:] - ends[:-1]) * seconds > _LONGEST_GAP_SECONDS) + 1

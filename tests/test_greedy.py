@@ -115,4 +115,4 @@ def test_a_stray_label_does_not_stretch_its_word():
     assert word_frames(starts[:1], ends[:1], 0.02) == (0, 1)
     # A last label that strays, and labels that are just near enough.
     assert word_frames(np.array([5, 8, 60]), np.array([6, 9, 61]), 0.02) == (5, 14)
-    assert word_frames(np.array([5, 21]), np.array([6, 22]), 0.02) == (5, 22)
+    assert word_frames(np.array([5, 18]), np.array([6, 19]), 0.02) == (5, 19)
