@@ -97,7 +97,7 @@ void Session::expand(std::vector<Final>& finals, size_t wanted) {
           if (event.frame < before) push({top.score - event.loss, event.loser, event.frame, suffix});
       }
       suffix.push_back(n);
-      before = time_ + 1;
+      before = nodes_[n].created;  // the path left the parent then: what came later is not of it
     }
   }
 }

@@ -408,11 +408,9 @@ void Session::doubt(uint32_t winner, uint32_t loser, double ratio) {
 // later ones come of the little that still flows in after the first recombination.
 void Session::record(uint32_t winner, uint32_t loser, double loss) {
   auto& events = events_[winner];
-  for (Event& event : events) {
-    if (event.loser != loser) continue;
-    if (loss < event.loss) event = {loser, time_, static_cast<float>(loss)};
-    return;
-  }
+  // An earlier one that cost no more serves wherever this one would: events come in order of time.
+  for (const Event& event : events)
+    if (event.loser == loser && event.loss <= loss) return;
   events.push_back({loser, time_, static_cast<float>(loss)});
 }
 

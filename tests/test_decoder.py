@@ -1,7 +1,9 @@
 """The beam decoder against enumeration of all labellings on tiny inputs, and its laws."""
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -682,3 +684,20 @@ def test_wider_beams_never_lose_q(data_folder, tmp_path):
     assert beams == sorted(beams)
     all_wider = [mean_q(4, 8, -4), mean_q(16, 10, -5), mean_q(100, 15, -8), mean_q(400, 18, -9)]
     assert all_wider == sorted(all_wider)
+
+
+def test_no_alternative_goes_round_in_circles():
+    # "dad a" and "dad a dad a" are one state of the model: going on from one in place of the other
+    # must not be done again where it would end.
+    folder = Path(__file__).parent / "golden" / "decoders"
+    golden = json.loads((folder / "golden.json").read_text())
+    decoder = BeamDecoder(
+        golden["characters"], LanguageModel.load(folder / "lm.arpa"), word_score=1.0,
+        open_vocabulary=True, unk_score=-14.0, beam_size=500, beam_threshold=30.0,
+        token_min_logp=-15.0, n_best=20,
+    )  # fmt: skip
+    for item in golden["spoken"]:
+        flat = 0.5 * np.array(item, dtype=np.float32)
+        for found in decoder.decode(flat)[0]:
+            # Enough frames for its labels: an alignment exists.
+            assert np.isfinite(decoder.exact_ctc_score(flat, found)), found.text
