@@ -100,7 +100,7 @@ def optax_call(problem):
     return call
 
 
-def timed(call, clock, seconds=2.0, least=5, most=60):
+def timed(call, clock, seconds=1.0, least=5, most=60):
     """Median and the quarter-to-three-quarter spread in milliseconds."""
     call()
     times, start = [], time.perf_counter()
