@@ -14,13 +14,13 @@ How its parameters map (natural logarithms; LN10 = ln 10):
     hotwords            each word of each phrase is a hot word of `hotword_weight`
     lm_score_boundary   whether the language model sees <s> and </s>
 
-What differs. The search is another, and finds hypotheses of the same or a higher score with the
-same beam. Special labels (<s>, [CLS]) are never written. A trailing space is not scored as one more
-unknown word. A word that stands in the language model but not in `unigrams` is scored as unknown.
-`prune_history` is accepted and has no effect: histories that the language model cannot tell apart
-are pruned for a single text and kept for lists of beams. A word's frames are those of the best
-alignment. A pool is accepted and not used: batches are decoded by threads. Language models are ARPA
-files and binaries of `ctcspeech lm`; KenLM's binaries are not read.
+What differs. The search is another one. Special labels (<s>, [CLS]) are never written. A trailing
+space is not scored as one more unknown word. A word that stands in the language model but not in
+`unigrams` is scored as unknown. `prune_history` is accepted and has no effect: histories that the
+language model cannot tell apart are pruned for a single text and kept for lists of beams. A word's
+frames are those of the best alignment. A pool is accepted and not used: batches are decoded by
+threads. Language models are ARPA files and binaries of `ctcspeech lm`; KenLM's binaries are not
+read.
 
 `install()` makes the name `pyctcdecode` mean this module, for libraries that import it themselves,
 such as the Wav2Vec2ProcessorWithLM of transformers.
