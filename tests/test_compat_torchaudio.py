@@ -27,7 +27,7 @@ def build(name, **more):
 def test_the_answers_are_those_of_torchaudio(name):
     decoder = build(name, nbest=3)
     # flashlight's sums have alignments in them that differ in the silence at the end.
-    tolerance = 0.1 if "sums" in name else 2e-3
+    tolerance = 0.15 if "sums" in name else 2e-3
     for item, golden in zip(SPOKEN, CASES[name]["hypotheses"], strict=True):
         found = decoder(item[None])[0]
         assert len(found) == len(golden)
