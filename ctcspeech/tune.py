@@ -179,7 +179,8 @@ class Tuning:
         for name in names:
             low, high = RANGES[name]
             value, margin = getattr(self.best, name), 0.01 * (high - low)
-            if value > high - margin or (value < low + margin and name != "lm_weight"):
+            # No weight at all, and words that cost too much to be written, are ends of their own.
+            if value > high - margin or (value < low + margin and name == "word_score"):
                 found.append(name)
         return found
 
