@@ -702,7 +702,7 @@ class Recursion {
   // The sum must stand so far above the smallest normal number that products lost below that, up to one
   // a state, do not matter.
   static bool invert(Real& x) {
-    if (!(x > kLeastOccupation<Real>) || !(x <= std::numeric_limits<Real>::max())) return false;
+    if (!(x > kLeastOccupation<Real>) || !(x < kMostOccupation<Real>)) return false;
     x = 1 / x;
     return true;
   }

@@ -73,6 +73,9 @@ struct Scaling<double> {
 // throughout, and single products are lost: the sum over a frame must be at least this.
 template <class Real>
 constexpr Real kLeastOccupation = sizeof(Real) == 4 ? Real(0x1p-88) : Real(0x1p-970);
+// And at most this, or its inverse is below the smallest normal number.
+template <class Real>
+constexpr Real kMostOccupation = sizeof(Real) == 4 ? Real(0x1p120) : Real(0x1p1000);
 
 // The certificate. Values below the smallest normal number are lost. The forward pass adds the floor to
 // every state and so is an upper bound of Z, the backward pass (or a second forward pass) loses them and

@@ -229,3 +229,24 @@ def test_occupation_below_the_range_is_noticed(isa, force):
     force(isa)
     _, gradient, _, _ = run(x, y, *lengths)
     np.testing.assert_allclose(gradient, wanted, atol=3e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_delay_penalty_does_not_overflow(isa, force):
+    """The weight of entering a label grows with the distance from the middle: a frame's sum may come
+    so close to the top of the range that its inverse is flushed to zero. Found by the fuzzer as
+    gradients without their gamma."""
+    rng = np.random.default_rng(0)
+    C, N = 37, 4
+    for T, L in [(42, 23), (60, 40), (42, 12)]:
+        x = (rng.normal(size=(T, N, C)) * 0.01).astype(np.float32)
+        y = rng.integers(1, C, (N, L))
+        lengths = np.full(N, T), np.full(N, L)
+        for delay in np.linspace(-0.6, 0.6, 31):
+            force(arithmetic="double")
+            wanted, wanted_gradient, _, _ = run(x.astype(np.float64), y, *lengths, delay=delay)
+            force(isa)
+            losses, gradient, alone, _ = run(x, y, *lengths, delay=delay)
+            np.testing.assert_allclose(losses, wanted, rtol=1e-6, atol=1e-5)
+            np.testing.assert_allclose(alone, wanted, rtol=1e-6, atol=1e-5)
+            np.testing.assert_allclose(gradient, wanted_gradient, atol=3e-6)
