@@ -233,9 +233,9 @@ def test_occupation_below_the_range_is_noticed(isa, force):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_delay_penalty_does_not_overflow(isa, force):
-    """The weight of entering a label grows with the distance from the middle: a frame's sum may come
-    so close to the top of the range that its inverse is flushed to zero. Found by the fuzzer as
-    gradients without their gamma."""
+    """The weight of entering a label grows with the distance from the middle: a frame's sum may
+    come so close to the top of the range that its inverse is flushed to zero. Found by the fuzzer
+    as gradients without their gamma."""
     rng = np.random.default_rng(0)
     C, N = 37, 4
     for T, L in [(42, 23), (60, 40), (42, 12)]:
