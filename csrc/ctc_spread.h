@@ -1,0 +1,85 @@
+// Between rows of a table by frame, columns by table place, and rows by label position: transposes of
+// W x W tiles of floats. V is one of the float vectors of vec_*.h.
+#pragma once
+
+#include <cstdint>
+
+namespace ctcspeech {
+namespace {
+
+// Spreads table rows over label positions: spread[f][block] lane i = row f at place[block * W + i].
+template <class V>
+struct Spread {
+  // By transposing: lanes are frames in between.
+  static void to_labels(const float* rows, int64_t width, const int32_t* place, int64_t first_block,
+                        int64_t last_block, int64_t blocks, float* columns, float* spread) {
+    constexpr int W = V::W;
+    V r[W];
+    if constexpr (V::kTableSize > 0)
+      if (width <= V::kTableSize) {
+        for (int f = 0; f < W; ++f)
+          V::look_up(rows + f * width, width, place + first_block * W,
+                     last_block - first_block + 1, spread + (f * blocks + first_block) * W);
+        return;
+      }
+    for (int64_t c = 0; c < width; c += W) {
+      for (int f = 0; f < W; ++f) r[f] = V::load(rows + f * width + c);
+      V::transpose(r);
+      for (int i = 0; i < W; ++i) r[i].store(columns + (c + i) * W);
+    }
+    for (int64_t k = first_block; k <= last_block; ++k) {
+      for (int i = 0; i < W; ++i) r[i] = V::load(columns + int64_t{place[k * W + i]} * W);
+      V::transpose(r);
+      for (int f = 0; f < W; ++f) r[f].store(spread + (f * blocks + k) * W);
+    }
+  }
+
+  // The way back: columns[place] lane f += spread[f][position], `columns` zero before.
+  static void to_places(const float* spread, const int32_t* place, int64_t first_block,
+                        int64_t last_block, int64_t blocks, float* columns) {
+    constexpr int W = V::W;
+    V r[W];
+    for (int64_t k = first_block; k <= last_block; ++k) {
+      for (int f = 0; f < W; ++f) r[f] = V::load(spread + (f * blocks + k) * W);
+      V::transpose(r);
+      for (int i = 0; i < W; ++i) {
+        float* column = columns + int64_t{place[k * W + i]} * W;
+        V::add(r[i], V::load(column)).store(column);
+      }
+    }
+  }
+
+  // rows[f][place] = scale[f] * columns[place] lane f
+  static void to_rows(const float* columns, V scale, int64_t width, float* rows) {
+    constexpr int W = V::W;
+    V r[W];
+    for (int64_t c = 0; c < width; c += W) {
+      for (int i = 0; i < W; ++i) r[i] = V::mul(scale, V::load(columns + (c + i) * W));
+      V::transpose(r);
+      for (int f = 0; f < W; ++f) r[f].store(rows + f * width + c);
+    }
+  }
+};
+
+// Lane f is the sum, or the largest, of the lanes of rows[f], f < W.
+template <class V>
+inline V sums_of_rows(const float* rows) {
+  V r[V::W];
+  for (int f = 0; f < V::W; ++f) r[f] = V::load(rows + f * V::W);
+  V::transpose(r);
+  for (int step = V::W / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) r[i] = V::add(r[i], r[i + step]);
+  return r[0];
+}
+template <class V>
+inline V largest_of_rows(const float* rows) {
+  V r[V::W];
+  for (int f = 0; f < V::W; ++f) r[f] = V::load(rows + f * V::W);
+  V::transpose(r);
+  for (int step = V::W / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) r[i] = V::max(r[i], r[i + step]);
+  return r[0];
+}
+
+}  // namespace
+}  // namespace ctcspeech
