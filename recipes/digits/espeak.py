@@ -56,7 +56,7 @@ class Espeak:
         """The samples (S,) of `text`, at `sample_rate`, float32.
 
         `rate` is in words a minute (80 to 450), `pitch` and `range` from 0 to 100. A voice is a
-        language, optionally with a variant: "en-gb+m3". Raises `ValueError` for an unknown voice.
+        language, optionally with a variant: "en-us+m3". Raises `ValueError` for an unknown voice.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")

@@ -13,7 +13,7 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 ENGLISH = (
     "en-us",
     "en-us-nyc",
-    "en-gb",
+    "en",  # British
     "en-gb-scotland",
     "en-gb-x-rp",
     "en-gb-x-gbclan",

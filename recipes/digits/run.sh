@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Spoken digits, from nothing to a transcript: prepare, train, evaluate, transcribe.
+#
+#     bash recipes/digits/run.sh               synthetic speech alone: no network, no data needed
+#     bash recipes/digits/run.sh --data DIR    DIR/fsdd as well (default: $CTCSPEECH_DATA, if set)
+#     bash recipes/digits/run.sh --download    fetches the Free Spoken Digit Dataset
+#     bash recipes/digits/run.sh --fast        less speech, fewer epochs: for a quick check
+#
+# Further arguments go to `ctcspeech train`: model.hidden=192. Results go to ${WORK:-runs/digits}.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+work=${WORK:-runs/digits}
+
+prepare=()
+overrides=()
+data=${CTCSPEECH_DATA:-}
+fast=${CTCSPEECH_FAST:-}
+while [ $# -gt 0 ]; do
+  case $1 in
+    --data) data=${2:?--data needs a folder}; shift 2 ;;
+    --download) prepare+=(--download); data=; shift ;;
+    --synthetic-only | --leave-out=*) prepare+=("$1"); shift ;;
+    --fast) fast=1; shift ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit ;;
+    *=*) overrides+=("$1"); shift ;;
+    *) echo "run.sh: $1 is no option; see --help" >&2; exit 2 ;;
+  esac
+done
+[ -n "$data" ] && [ -d "$data/fsdd" ] && prepare+=(--data "$data")
+if [ -n "$data" ] && [ ! -d "$data/fsdd" ]; then
+  echo "run.sh: $data has no folder fsdd; going on with synthetic speech alone" >&2
+fi
+if [ -n "$fast" ]; then
+  prepare+=(--synthetic 1500 --strings 900)
+  overrides=("train.epochs=7" "${overrides[@]}")
+fi
+
+python "$here/prepare.py" "$work/data" "${prepare[@]}"
+ctcspeech train "$here/digits.toml" --run "$work/run" --resume \
+  "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" \
+  "augment.noise_folder=$work/data/noise" "augment.rir_folder=$work/data/rir" "${overrides[@]}"
+for test in synthetic_test test test_strings; do
+  if [ -f "$work/data/$test.jsonl" ]; then
+    echo "== $test"
+    ctcspeech evaluate "$work/run" "$work/data/$test.jsonl" --worst 3 --summary "$work/$test.json"
+  fi
+done
+example=$work/data/test_strings/00000.wav
+[ -f "$example" ] || example=$work/data/synthetic_test/00001.wav
+echo "== ctcspeech transcribe $work/run $example"
+ctcspeech transcribe "$work/run" "$example"
