@@ -56,7 +56,8 @@ class Espeak:
         """The samples (S,) of `text`, at `sample_rate`, float32.
 
         `rate` is in words a minute (80 to 450), `pitch` and `range` from 0 to 100. A voice is a
-        language, optionally with a variant: "en-us+m3". Raises `ValueError` for an unknown voice.
+        language, optionally with a variant: "en-us+m3". The same words twice differ a little: the
+        voices flutter. Raises `ValueError` for an unknown voice (not for an unknown variant).
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ValueError(f"espeak-ng has no voice {voice!r}")

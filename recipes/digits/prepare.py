@@ -167,9 +167,7 @@ def make_real_strings(work: Path, real: Recordings, arguments: argparse.Namespac
     }
 
 
-def make_strings(
-    singles: list[Utterance], folder: Path, count: int, seed: int
-) -> list[Utterance]:
+def make_strings(singles: list[Utterance], folder: Path, count: int, seed: int) -> list[Utterance]:
     """Writes `count` strings of 3 to 7 digits, each of one speaker, as wav files."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, len(singles), count])

@@ -1,7 +1,7 @@
 """Synthetic spoken digits, noises and rooms: all that the recipe needs where no data is at hand.
 
-Everything follows from a seed: utterance k of a set is drawn from (seed, k), whatever process
-makes it.
+What is said by whom follows from a seed: utterance k of a set is drawn from (seed, k), whatever
+process makes it. (espeak-ng's voices flutter, so that the samples differ a little from run to run.)
 """
 
 from __future__ import annotations
