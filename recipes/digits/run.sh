@@ -32,7 +32,7 @@ if [ -n "$data" ] && [ ! -d "$data/fsdd" ]; then
 fi
 if [ -n "$fast" ]; then
   prepare+=(--synthetic 1500 --strings 900)
-  overrides=("train.epochs=7" "${overrides[@]}")
+  overrides=("train.epochs=7" "train.max_minutes=2" "${overrides[@]}")
 fi
 
 python "$here/prepare.py" "$work/data" "${prepare[@]}"
