@@ -123,7 +123,10 @@ class BeamDecoder:
         word_times: whether to find words with their times and confidences; else `words` is empty.
         end_of_sentence: whether the language model scores the end of the sentence.
         recombine: whether of prefixes that the language model and the lexicon cannot tell apart
-            only the best goes on. Without either, prefixes never are.
+            only the best goes on. Without either, prefixes never are, nor with n_best above 1 and
+            an object of one's own as model. With n_best above 1, readings that were set aside at
+            a recombination may tell a ctc_score that is too high: False gives true ones, slower;
+            `exact_ctc_score` computes it.
         threads: for batches; by default the processors that this process may use.
 
         Raises ValueError or TypeError for arguments that are wrong, DecoderError if the labels can
@@ -147,7 +150,8 @@ class BeamDecoder:
             "word_score": _finite("word_score", word_score),
             "unk_score": _finite("unk_score", unk_score),
             "open_vocabulary": bool(open_vocabulary),
-            "recombine": bool(recombine),
+            # With an object as model, n-best readings kept from recombined prefixes have crashed.
+            "recombine": bool(recombine) and (custom is None or n_best == 1),
             "end_of_sentence": bool(end_of_sentence),
             "n_best": _integer("n_best", n_best),
             "word_times": bool(word_times),
