@@ -171,7 +171,7 @@ def _frame_range(emissions: Emissions, start: float, end: float) -> tuple[int, i
 
 def _label_rows(emissions: Emissions, start: float, end: float) -> np.ndarray:
     """The labels that are drawn, in their order, the blank first."""
-    labels = np.arange(len(emissions.labels))
+    labels: np.ndarray = np.arange(len(emissions.labels))
     if len(labels) > _MOST_LABELS:
         first, last = _frame_range(emissions, start, end)
         part = emissions.scores[first:last]

@@ -92,7 +92,7 @@ def cut(
 
     search = _Search(sample_rate, min_silence, pause, grain)
     waiting: list[np.ndarray] = []  # chunks not yet in `buffer`
-    buffer = np.zeros(0, dtype=np.float32)
+    buffer: np.ndarray = np.zeros(0, dtype=np.float32)
     size = 0  # samples in buffer and waiting
     offset = head = 0
     for chunk in chunks:
