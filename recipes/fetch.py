@@ -54,4 +54,5 @@ def unpack(archive: Path, folder: Path) -> None:
             with tarfile.open(archive) as opened_tar:
                 opened_tar.extractall(folder, filter="data")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
-        sys.exit(f"{archive} is damaged ({error}); delete it and run the same command again")
+        reason = str(error).partition("\n")[0].rstrip(":")
+        sys.exit(f"{archive} is damaged ({reason}); delete it and run the same command again")

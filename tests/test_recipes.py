@@ -1,9 +1,12 @@
 """The recipes' own code: synthesis, strings of digits, splits, and what they answer to mistakes."""
 
+import http.server
 import importlib
 import os
 import subprocess
 import sys
+import threading
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import soundfile
 from ctcspeech import read_manifest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-MODULES = ("espeak", "strings", "synthesize", "voices", "prepare")
+MODULES = ("espeak", "strings", "synthesize", "voices", "prepare", "fetch")
 
 
 @pytest.fixture
@@ -22,6 +25,7 @@ def recipe(monkeypatch):
     """Imports a module of a recipe's folder, as its scripts do; forgets it afterwards."""
 
     def load(folder: str, module: str):
+        monkeypatch.syspath_prepend(str(RECIPES))
         monkeypatch.syspath_prepend(str(RECIPES / folder))
         for name in MODULES:
             monkeypatch.delitem(sys.modules, name, raising=False)
@@ -235,6 +239,69 @@ def test_prepare_digits_refuses_wrong_arguments(recipe, capsys, arguments, messa
     with pytest.raises(SystemExit) as exit:
         recipe("digits", "prepare").parse_arguments(["work", *arguments])
     assert exit.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of `tmp_path`/served that knows byte ranges: its address, what was asked."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Range")))
+            path = folder / self.path.lstrip("/")
+            if not path.is_file():
+                return self.send_error(404)
+            content, start = path.read_bytes(), 0
+            if wanted := self.headers.get("Range"):
+                start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start:])
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_port}", asked
+        running.shutdown()
+        thread.join()
+
+
+def test_fetch_goes_on_where_it_broke_off(recipe, server, tmp_path):
+    folder, address, asked = server
+    fetch = recipe("digits", "fetch").fetch
+    content = bytes(range(256)) * 5000
+    (folder / "corpus.bin").write_bytes(content)
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "corpus.bin.part").write_bytes(content[:70_000])
+    for _ in range(2):  # the second time it is there
+        assert fetch(f"{address}/corpus.bin", tmp_path / "to").read_bytes() == content
+    assert asked == [("/corpus.bin", "bytes=70000-")]
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["corpus.bin"]
+    with pytest.raises(SystemExit, match="cannot fetch .*none.bin: HTTP Error 404"):
+        fetch(f"{address}/none.bin", tmp_path / "to")
+
+
+def test_digits_are_downloaded_once(recipe, server, tmp_path, monkeypatch):
+    folder, address, asked = server
+    with zipfile.ZipFile(folder / "v1.zip", "w") as archive:
+        for path in sorted(fsdd(tmp_path).rglob("*.wav")):
+            archive.write(path, f"fsdd-1/recordings/{path.name}")
+    prepare = recipe("digits", "prepare")
+    monkeypatch.setattr(prepare, "FSDD_URL", f"{address}/v1.zip")
+    for _ in range(2):
+        assert len(prepare.read_fsdd(prepare.download(tmp_path / "to"))) == 300
+    assert len(asked) == 1
+    (folder / "v2.zip").write_bytes(b"no archive at all")
+    monkeypatch.setattr(prepare, "FSDD_URL", f"{address}/v2.zip")
+    with pytest.raises(SystemExit, match="v2.zip is damaged .* delete it"):
+        prepare.download(tmp_path / "other")
 
 
 def test_run_digits_refuses_unknown_options():

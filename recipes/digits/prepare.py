@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import collections
-import io
+import os
 import re
 import sys
 import time
-import urllib.request
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +28,9 @@ from voices import DIGITS
 
 from ctcspeech.audio import load
 from ctcspeech.manifest import Utterance, write_manifest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from fetch import fetch, unpack  # noqa: E402
 
 FSDD_URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.zip"
 TEST_INDICES = range(5)  # the official test: recordings 0 to 4 of each digit and speaker
@@ -110,19 +111,11 @@ def make_synthetic(
 
 def download(folder: Path) -> Path:
     """Fetches the Free Spoken Digit Dataset (15 MB; CC BY-SA 4.0) unless it is there already."""
-    if any(folder.rglob("*.wav")):
-        return folder
-    print(f"fetching {FSDD_URL}", file=sys.stderr)
-    try:
-        with urllib.request.urlopen(FSDD_URL, timeout=60) as answer:
-            archive = zipfile.ZipFile(io.BytesIO(answer.read()))
-    except (OSError, zipfile.BadZipFile) as error:
-        sys.exit(f"{FSDD_URL} could not be fetched: {error}. Fetch it by hand, and use --data")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in archive.namelist():
-        if name.endswith(".wav") and "/recordings/" in name:
-            (folder / Path(name).name).write_bytes(archive.read(name))
-    return folder
+    unpacked = folder / "recordings"
+    if not unpacked.is_dir():
+        unpack(fetch(FSDD_URL, folder), folder / "unpacking")
+        os.replace(folder / "unpacking", unpacked)  # only a whole one has that name
+    return unpacked
 
 
 def read_fsdd(folder: Path) -> list[Utterance]:
