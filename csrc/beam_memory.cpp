@@ -95,16 +95,17 @@ std::vector<TokenTime> Session::align(std::vector<AlignedToken>& tokens,
 void Session::compact() {
   std::vector<uint8_t> alive(nodes_.size(), 0);
   std::vector<uint32_t> work = active_;
-  alive[root_] = 1;
+  const auto revive = [&](uint32_t n) {
+    alive[n] = 1;
+    const auto found = events_.find(n);
+    if (found == events_.end()) return;
+    for (const Event& event : found->second) work.push_back(event.loser);
+  };
+  revive(root_);  // the empty prefix, too, may have won over another
   while (!work.empty()) {
     uint32_t n = work.back();
     work.pop_back();
-    for (; !alive[n]; n = nodes_[n].parent) {
-      alive[n] = 1;
-      const auto found = events_.find(n);
-      if (found == events_.end()) continue;
-      for (const Event& event : found->second) work.push_back(event.loser);
-    }
+    for (; !alive[n]; n = nodes_[n].parent) revive(n);
   }
   std::vector<uint32_t> number(nodes_.size(), kNil);
   uint32_t count = 0;
