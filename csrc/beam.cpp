@@ -37,6 +37,7 @@ Decoder::Decoder(const Config& config)
       min_p_(static_cast<float>(std::exp(config.options.token_min_logp))),
       ngram_(config.ngram),
       lm_over_tokens_(config.lm_over_tokens && (config.ngram || config.custom_lm)) {
+  keeps_frames_ = options_.word_times || options_.n_best > 1;
   for (uint32_t c = 0; c < tokens_.size(); ++c)
     if (c != blank_ && !tokens_[c].skipped && tokens_[c].begins_word) marked_words_ = true;
   tokens_are_words_ = lm_over_tokens_ && !marked_words_;

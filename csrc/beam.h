@@ -119,6 +119,7 @@ class Decoder {
   // where each token is one.
   bool marked_words_ = false, tokens_are_words_ = false;
   bool open_ = false, use_recombination_ = false;
+  bool keeps_frames_ = false;  // log-probabilities are kept, for word times and n-best lists
   enum Kind : uint8_t { kWithin, kBegins, kNever };  // what a token may do
   std::vector<uint8_t> kinds_;
   double threshold_;  // exp(-beam_threshold)
@@ -180,10 +181,10 @@ class Session {
     float loss;
   };
   struct Final {  // a way to end
-    double score;          // ln of its mass in the last frame's scale, with its last word and </s>
-    uint32_t node;         // the prefix that it goes on from
-    int32_t before;        // only recombinations before this frame may replace that prefix
-    std::vector<uint32_t> suffix;  // the nodes whose tokens follow it, last first
+    double score;                // ln of its mass in the last frame's scale, with its last word and </s>
+    uint32_t node;               // the prefix that it goes on from
+    std::vector<uint32_t> path;  // its prefixes, or those whose tokens it has, from the root
+    std::string text;            // in an n-best list
   };
 
   // beam_search.cpp
@@ -216,7 +217,8 @@ class Session {
 
   // beam_result.cpp
   std::vector<Final> finals(bool whole);
-  void expand(std::vector<Final>& finals, size_t wanted);
+  void expand(std::vector<Final>& finals, size_t wanted) const;
+  void rescore(std::vector<Final>& finals);
   // How a hypothesis ends: with a complete word and the sentence's end; within a word, which is left
   // out of it; or anywhere, with more to come.
   enum class Ending { kWhole, kCut, kOpen };

@@ -1,13 +1,22 @@
 // From the prefixes of the last frame to hypotheses: n-best, text, words with times, score parts.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <queue>
+#include <set>
 #include <unordered_set>
 
 #include "beam.h"
+#include "ctc.h"
 
 namespace ctcspeech::beam {
+
+namespace {
+
+constexpr size_t kSpareReadings = 3;  // looked at beyond n_best, since their order is a guess at first
+
+}  // namespace
 
 // The prefixes between the root and `node`, in order.
 std::vector<uint32_t> Session::trace(uint32_t node) const {
@@ -51,55 +60,118 @@ std::vector<Session::Final> Session::finals(bool whole) {
     } else if (in_word) {
       w *= node.trie == kOov ? d_.oov_exit_ : (*d_.trie_)[node.trie].inverse;
     }
-    if (w > 0) out.push_back({std::log(w), n, time_ + 1, {}});
+    if (w > 0) out.push_back({std::log(w), n, {}, {}});
   }
   std::stable_sort(out.begin(), out.end(),
                    [](const Final& a, const Final& b) { return a.score > b.score; });
   return out;
 }
 
-// Adds to `finals` what recombinations put aside, best first, until there are `wanted` different texts.
-void Session::expand(std::vector<Final>& finals, size_t wanted) {
-  struct Less {
-    bool operator()(const std::pair<size_t, const Final*>& a,
-                    const std::pair<size_t, const Final*>& b) const {
-      if (a.second->score != b.second->score) return a.second->score < b.second->score;
-      return a.first > b.first;  // the one found first
-    }
+// Adds to `finals` what recombinations put aside, likeliest first, until there are `wanted` different
+// texts, and gives all their paths and texts. Their order is a guess: what flowed into a winner after
+// it won counts for what it won over, too. A text may come twice, in different tokens.
+void Session::expand(std::vector<Final>& finals, size_t wanted) const {
+  struct Link {  // what follows a prefix: a chain, shared by the readings that have it
+    uint32_t node, next;
   };
-  std::vector<std::unique_ptr<Final>> store;
-  std::priority_queue<std::pair<size_t, const Final*>,
-                      std::vector<std::pair<size_t, const Final*>>, Less>
-      queue;
-  const auto push = [&](Final final) {
-    store.push_back(std::make_unique<Final>(std::move(final)));
-    queue.push({store.size(), store.back().get()});
+  struct Reading {
+    double score;
+    uint32_t node;   // goes on from this prefix
+    int32_t before;  // only recombinations before this frame may replace it
+    uint32_t rest;   // first link, kNil none
+    size_t order;
   };
-  for (Final& final : finals) push(std::move(final));
+  const auto worse = [](const Reading& a, const Reading& b) {
+    return a.score != b.score ? a.score < b.score : a.order > b.order;  // else the one found first
+  };
+  std::priority_queue<Reading, std::vector<Reading>, decltype(worse)> queue(worse);
+  std::vector<Link> links;
+  size_t found = 0;
+  for (const Final& final : finals) queue.push({final.score, final.node, time_ + 1, kNil, found++});
   finals.clear();
   std::unordered_set<std::string> texts;
-  for (size_t tries = 0; !queue.empty() && texts.size() < wanted && tries < 1000 + 100 * wanted;
+  std::set<std::vector<uint32_t>> known;
+  for (size_t tries = 0; !queue.empty() && texts.size() < wanted && finals.size() < 2 * wanted &&
+                         tries < 1000 + 100 * wanted;
        ++tries) {
-    const Final& top = *queue.top().second;
+    const Reading top = queue.top();
     queue.pop();
-    std::vector<uint32_t> tokens;
-    for (const uint32_t n : trace(top.node)) tokens.push_back(nodes_[n].token);
-    for (size_t i = top.suffix.size(); i-- > 0;) tokens.push_back(nodes_[top.suffix[i]].token);
-    Hypothesis text;
-    write_words(tokens, {}, text);
-    if (texts.insert(text.text).second) finals.push_back(top);
-    std::vector<uint32_t> suffix = top.suffix;
+    std::vector<uint32_t> path = trace(top.node), tokens;
+    for (uint32_t i = top.rest; i != kNil; i = links[i].next) path.push_back(links[i].node);
+    for (const uint32_t n : path) tokens.push_back(nodes_[n].token);
+    Hypothesis written;
+    write_words(tokens, {}, written);
+    if (known.insert(std::move(tokens)).second) {
+      texts.insert(written.text);
+      finals.push_back({top.score, top.node, std::move(path), std::move(written.text)});
+    }
+    uint32_t rest = top.rest;
     int32_t before = top.before;
-    for (uint32_t n = top.node; n != root_; n = nodes_[n].parent) {
-      const auto found = events_.find(n);
-      if (found != events_.end()) {
-        for (const Event& event : found->second)
-          if (event.frame < before) push({top.score - event.loss, event.loser, event.frame, suffix});
+    for (uint32_t n = top.node;; n = nodes_[n].parent) {
+      const auto events = events_.find(n);
+      if (events != events_.end()) {
+        for (const Event& event : events->second)
+          if (event.frame < before)
+            queue.push({top.score - event.loss, event.loser, event.frame, rest, found++});
       }
-      suffix.push_back(n);
+      if (n == root_) break;
+      links.push_back({n, rest});
+      rest = static_cast<uint32_t>(links.size()) - 1;
       before = nodes_[n].created;  // the path left the parent then: what came later is not of it
     }
   }
+}
+
+// Gives readings the mass of all their alignments (Graves et al. 2006, section 4.1) in place of what
+// the search followed of it, and orders them anew. The first stays first: the search chose it, and a
+// stream has told its beginning. Of readings with one text the best stays; those that the frames are
+// too few for are dropped.
+void Session::rescore(std::vector<Final>& finals) {
+  std::vector<int32_t> targets, target_lengths;
+  for (const Final& final : finals) {
+    for (const uint32_t n : final.path) targets.push_back(static_cast<int32_t>(nodes_[n].token));
+    target_lengths.push_back(static_cast<int32_t>(final.path.size()));
+  }
+  const std::vector<int32_t> input_lengths(finals.size(), time_);
+  std::vector<float> losses(finals.size());
+  ctcspeech_ctc_input in{};
+  in.logits = logp_.data();
+  in.type = CTCSPEECH_FLOAT32;
+  in.index_type = CTCSPEECH_INT32;
+  in.frames = time_;
+  in.batch = static_cast<int64_t>(finals.size());
+  in.classes = in.frame_stride = d_.num_tokens();
+  in.batch_stride = 0;  // the same emissions for all
+  in.targets = targets.data();
+  in.target_stride = CTCSPEECH_CONCATENATED;
+  in.max_target_length = static_cast<int64_t>(targets.size());
+  in.input_lengths = input_lengths.data();
+  in.target_lengths = target_lengths.data();
+  in.blank = d_.blank_;
+  ctcspeech_ctc_output out{};
+  out.losses = losses.data();
+  ctcspeech_ctc_where where{};
+  where.threads = 1;
+  where.isa = -1;
+  where.workspace_bytes = ctcspeech_ctc_workspace(&in, &out, &where);
+  std::vector<char> memory(where.workspace_bytes + 64);
+  where.workspace = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
+  if (ctcspeech_ctc_loss(&in, &out, &where) != CTCSPEECH_OK)
+    throw std::runtime_error("the beam search found a labelling that is none");
+  for (size_t i = 0; i < finals.size(); ++i) {
+    std::vector<uint32_t> tokens;
+    for (const uint32_t n : finals[i].path) tokens.push_back(nodes_[n].token);
+    double lm_score;
+    finals[i].score = lm_parts(tokens, true, lm_score) - losses[i] - log_scale_;
+  }
+  std::stable_sort(finals.begin() + 1, finals.end(),
+                   [](const Final& a, const Final& b) { return a.score > b.score; });
+  std::unordered_set<std::string> texts;
+  finals.erase(std::remove_if(finals.begin(), finals.end(),
+                              [&](const Final& final) {
+                                return !std::isfinite(final.score) || !texts.insert(final.text).second;
+                              }),
+               finals.end());
 }
 
 std::vector<Hypothesis> Session::finish() {
@@ -114,9 +186,12 @@ std::vector<Hypothesis> Session::finish() {
     ending = d_.open_ ? Ending::kOpen : Ending::kCut;
   }
   if (wanted > 1 && ending == Ending::kWhole) {
-    expand(ends, wanted);
+    expand(ends, wanted + std::min(wanted, kSpareReadings));
+    rescore(ends);
+    if (ends.size() > wanted) ends.resize(wanted);
   } else {
     ends.resize(1);
+    ends[0].path = trace(ends[0].node);
   }
   std::vector<Hypothesis> out;
   for (const Final& end : ends) out.push_back(describe(end, ending));
@@ -131,6 +206,7 @@ Partial Session::partial() {
   Partial out;
   std::vector<Final> ends = finals(false);
   ends.resize(1);
+  ends[0].path = trace(ends[0].node);
   out.best = describe(ends[0], Ending::kOpen);
   std::vector<uint32_t> shared;
   if (d_.options_.n_best == 1) shared = committed_;
@@ -154,14 +230,14 @@ void Session::drop_partial_word(std::vector<uint32_t>& tokens) const {
 }
 
 Hypothesis Session::describe(const Final& final, Ending ending) {
-  std::vector<uint32_t> path = trace(final.node);
-  path.insert(path.end(), final.suffix.rbegin(), final.suffix.rend());
-  std::vector<uint32_t> tokens;
+  std::vector<uint32_t> path = final.path, tokens;
   const size_t known = committed_.size();
-  const bool all_paths = d_.options_.n_best > 1;  // then the trace goes back to the start
-  const bool through_anchor =
-      !all_paths || known == 0 || (path.size() >= known && path[known - 1] == anchor_);
-  if (all_paths && through_anchor) path.erase(path.begin(), path.begin() + known);
+  bool through_anchor = true;
+  if (d_.options_.n_best > 1) {  // then the path begins at the start, and may go another way
+    const std::vector<uint32_t> shared = trace(anchor_);
+    through_anchor = path.size() >= known && std::equal(shared.begin(), shared.end(), path.begin());
+    if (through_anchor) path.erase(path.begin(), path.begin() + static_cast<ptrdiff_t>(known));
+  }
   if (through_anchor) tokens = committed_;
   for (const uint32_t n : path) tokens.push_back(nodes_[n].token);
 

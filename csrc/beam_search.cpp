@@ -88,7 +88,7 @@ void Session::normalise(const float* row) {
   const float sum = (sum4[0] + sum4[1]) + (sum4[2] + sum4[3]);
   const float scale = 1 / sum;
   for (uint32_t c = 0; c < num; ++c) p[c] *= scale;
-  if (d_.options_.word_times) {
+  if (d_.keeps_frames_) {
     const float log_sum = highest + std::log(sum);
     const size_t offset = logp_.size();
     logp_.resize(offset + num);

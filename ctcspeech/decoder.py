@@ -123,10 +123,8 @@ class BeamDecoder:
         word_times: whether to find words with their times and confidences; else `words` is empty.
         end_of_sentence: whether the language model scores the end of the sentence.
         recombine: whether of prefixes that the language model and the lexicon cannot tell apart
-            only the best goes on. Without either, prefixes never are, nor with n_best above 1 and
-            an object of one's own as model. With n_best above 1, readings that were set aside at
-            a recombination may tell a ctc_score that is too high: False gives true ones, slower;
-            `exact_ctc_score` computes it.
+            only the best goes on. Without either, prefixes never are. The others are kept for
+            n-best lists.
         threads: for batches; by default the processors that this process may use.
 
         Raises ValueError or TypeError for arguments that are wrong, DecoderError if the labels can
@@ -150,8 +148,7 @@ class BeamDecoder:
             "word_score": _finite("word_score", word_score),
             "unk_score": _finite("unk_score", unk_score),
             "open_vocabulary": bool(open_vocabulary),
-            # With an object as model, n-best readings kept from recombined prefixes have crashed.
-            "recombine": bool(recombine) and (custom is None or n_best == 1),
+            "recombine": bool(recombine),
             "end_of_sentence": bool(end_of_sentence),
             "n_best": _integer("n_best", n_best),
             "word_times": bool(word_times),
@@ -228,8 +225,11 @@ class BeamDecoder:
         context: text that each utterance goes on from, so that the language model's state is
         carried over (None: the start of a sentence). It is no part of the result.
 
-        A hypothesis' `ctc_score` is the logarithm of the alignments that the search followed, a
-        lower bound of ln P_ctc which pruning makes smaller; `lm_score` is exact. Where a closed
+        With n_best 1, a hypothesis' `ctc_score` is the logarithm of the alignments that the search
+        followed, a lower bound of ln P_ctc which pruning makes smaller; with more it is ln P_ctc.
+        The first hypothesis is the same for any n_best, the others come in the order of their
+        scores; now and then one of them beats the first, where pruning misled the search.
+        `lm_score` is exact. Where a closed
         vocabulary leaves no hypothesis with a complete last word, that word is left out. Where no
         hypothesis can produce a frame, the one up to it is returned, with score -inf.
 
