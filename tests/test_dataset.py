@@ -258,6 +258,7 @@ def test_cache(tmp_path):
 # -- the loader -------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader(workers, tmp_path, caplog):
     utterances = make_corpus(tmp_path, [0.1 * i for i in range(1, 13)], "a")

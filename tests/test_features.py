@@ -270,6 +270,7 @@ def test_statistics_round_trip():
         FeatureStatistics.from_dict(stats.to_dict() | {"std": stats.std * math.nan})
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="cannot export an FFT")
 @pytest.mark.parametrize("normalization", ["corpus", "utterance"])
 def test_export(normalization):
     extractor = extractor_of(sample_rate=8000, normalization=normalization, deltas=1)
