@@ -52,13 +52,10 @@ def import_(
 ) -> None:
     """Make a manifest of a corpus; recordings that cannot be read are reported and left out.
 
-    Examples:
-
-      ctcspeech data import librispeech LibriSpeech/train-clean-100 train.jsonl
-
-      ctcspeech data import an4 an4 manifests/ (writes manifests/train.jsonl and test.jsonl)
-
-      ctcspeech data import folder my-recordings mine.jsonl
+    \b
+        ctcspeech data import librispeech LibriSpeech/train-clean-100 train.jsonl
+        ctcspeech data import an4 an4 manifests/    # manifests/train.jsonl and test.jsonl
+        ctcspeech data import folder my-recordings mine.jsonl
 
     Exit code 1 if anything was left out.
     """
@@ -126,9 +123,8 @@ def alphabet(
 ) -> None:
     """Make an alphabet of the texts of manifests, or train pieces of words on them.
 
-    Example:
-
-      ctcspeech data alphabet train.jsonl -o alphabet.json
+    \b
+        ctcspeech data alphabet train.jsonl -o alphabet.json
     """
     from ctcspeech.alphabet import KINDS, Alphabet
     from ctcspeech.manifest import read_manifest
@@ -158,9 +154,8 @@ def split(
 ) -> None:
     """Divide a manifest into train, dev and test.
 
-    Example:
-
-      ctcspeech data split mine.jsonl splits --dev 0.1 --test 0.1 --by speaker
+    \b
+        ctcspeech data split mine.jsonl splits --dev 0.1 --test 0.1 --by speaker
     """
     from ctcspeech.manifest import read_manifest, split_utterances, write_manifest
 
@@ -209,9 +204,8 @@ def check(
     recording, recordings that are in two manifests or twice in one. Speakers and texts that two
     manifests share are noted.
 
-    Example:
-
-      ctcspeech data check train.jsonl dev.jsonl test.jsonl --alphabet alphabet.json
+    \b
+        ctcspeech data check train.jsonl dev.jsonl test.jsonl --alphabet alphabet.json
 
     Exit code 1 if anything is wrong.
     """
@@ -276,9 +270,8 @@ def stats(
 ) -> None:
     """Hours, utterances, durations, speakers, words, characters, speaking rate.
 
-    Example:
-
-      ctcspeech data stats train.jsonl test.jsonl
+    \b
+        ctcspeech data stats train.jsonl test.jsonl
     """
     import json
     from dataclasses import asdict

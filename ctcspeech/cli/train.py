@@ -8,6 +8,7 @@ __all__ = ["train"]
 
 HELP = """Train a model as CONFIG says; the result is RUN/model.
 
+\b
     ctcspeech train digits.toml --run runs/digits
     ctcspeech train digits.toml --run runs/digits --resume
     ctcspeech train digits.toml --run runs/small model.hidden=128 train.epochs=10
