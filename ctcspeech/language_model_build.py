@@ -204,8 +204,10 @@ def _run_stage(
     worker = threading.Thread(target=run)
     worker.start()
     try:
-        while worker.is_alive():
+        running = True
+        while running:  # reported once at least, however quick it is
             worker.join(0.1)
+            running = worker.is_alive()
             report(name, estimator.records_done, estimator.records_total)
     except BaseException:
         estimator.cancel()
