@@ -30,7 +30,8 @@ INSTRUCTION_SETS = {  # by the ending of the file's name
     "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma",
                 "-mf16c", "-mbmi", "-mbmi2", "-mprefer-vector-width=512"],
 }  # fmt: skip
-CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # those of them that nvcc knows
+WITHOUT_CUDA = "set CTCSPEECH_CUDA=0 to build for the CPU only"
 
 
 def native_sources() -> list[str]:
@@ -52,6 +53,27 @@ def nvcc_or_none() -> str | None:
     return nvcc
 
 
+def cudart_folder(nvcc: str) -> Path:
+    """Where the static CUDA runtime stands; nvcc may be a link or a script that starts another."""
+    command = [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]
+    told = subprocess.run(command, capture_output=True, text=True).stderr.splitlines()
+    tops = [line.split("TOP=", 1)[1] for line in told if "TOP=" in line]
+    for top in [*map(Path, tops), Path(nvcc).resolve().parent.parent]:
+        for folder in (top / "lib64", top / "lib", *sorted(top.glob("targets/*/lib"))):
+            if (folder / "libcudart_static.a").exists():
+                return folder
+    sys.exit(f"{nvcc} was found, but libcudart_static.a was not; {WITHOUT_CUDA}")
+
+
+def cuda_architectures(nvcc: str) -> list[int]:
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    known = {line.strip().removeprefix("compute_") for line in listed.splitlines()}
+    chosen = [arch for arch in CUDA_ARCHITECTURES if str(arch) in known]
+    if not chosen:
+        sys.exit(f"{nvcc} compiles for none of sm_{CUDA_ARCHITECTURES}; {WITHOUT_CUDA}")
+    return chosen
+
+
 class BuildCore(build_ext):
     """Compiles each file with the flags its name asks for, several at a time, only if changed."""
 
@@ -69,16 +91,20 @@ class BuildCore(build_ext):
 
         cuda_sources = sorted(CSRC.glob("*.cu"))
         nvcc = nvcc_or_none() if cuda_sources else None
-        self.defines = ["-DCTCSPEECH_CUDA=1"] if nvcc else []
+        self.architectures = cuda_architectures(nvcc) if nvcc else []
+        self.defines = []
+        if nvcc:
+            names = " ".join(map(str, self.architectures))
+            self.defines = ["-DCTCSPEECH_CUDA=1", f'-DCTCSPEECH_CUDA_ARCHITECTURES="{names}"']
         stamp = temp / "flags.txt"  # a changed choice of CUDA recompiles everything
         flags = repr((self.defines, nvcc, nanobind.__version__))
         if not stamp.exists() or stamp.read_text() != flags:
             newest_header = float("inf")
 
-        jobs = [(Path(s), temp / (Path(s).stem + ".o")) for s in ext.sources]
-        jobs += [(self.nanobind_source, temp / "nanobind.o")]
-        if nvcc:
-            jobs += [(s, temp / (s.stem + ".cu.o")) for s in cuda_sources]
+        jobs = [(self.nanobind_source, temp / "nanobind.o")]
+        if nvcc:  # first, as what takes longest
+            jobs = [(s, temp / (s.stem + ".cu.o")) for s in cuda_sources] + jobs
+        jobs += [(Path(s), temp / (Path(s).stem + ".o")) for s in ext.sources]
         stale = [
             (source, target)
             for source, target in jobs
@@ -99,8 +125,7 @@ class BuildCore(build_ext):
             link += ["-Wl,--gc-sections", "-s"]
         libraries, library_dirs = [], []
         if nvcc:
-            cuda_lib = Path(nvcc).resolve().parent.parent / "lib64"
-            library_dirs = [str(cuda_lib)]
+            library_dirs = [str(cudart_folder(nvcc))]
             libraries += ["cudart_static", "dl", "rt"]
         self.compiler.link_shared_object(
             [str(target) for _, target in jobs],
@@ -116,9 +141,9 @@ class BuildCore(build_ext):
         if source.suffix == ".cu":
             assert nvcc is not None
             command = [nvcc, "-std=c++17", "-O3", "-Xcompiler", "-fPIC,-fvisibility=hidden"]
-            for arch in CUDA_ARCHITECTURES:
+            for arch in self.architectures:
                 command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-            last = CUDA_ARCHITECTURES[-1]
+            last = self.architectures[-1]
             command += ["-gencode", f"arch=compute_{last},code=compute_{last}"]
             command += ["-cudart", "static", "--threads", "0"]
         else:
@@ -139,7 +164,8 @@ class BuildCore(build_ext):
             sys.exit(f"the C++ compiler {command[0]!r} was not found: install one or set CXX")
         except subprocess.CalledProcessError as error:
             target.unlink(missing_ok=True)
-            sys.exit(f"compiling {source} failed with exit code {error.returncode}")
+            hint = f"; {WITHOUT_CUDA}" if source.suffix == ".cu" else ""
+            sys.exit(f"compiling {source} failed with exit code {error.returncode}{hint}")
 
 
 setup(

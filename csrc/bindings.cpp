@@ -43,4 +43,5 @@ NB_MODULE(_core, m) {
   ctcspeech::bind_ngram_estimate(m);
   ctcspeech::bind_ngram(m);
   ctcspeech::bind_ctc(m);
+  ctcspeech::bind_ctc_cuda(m);
 }

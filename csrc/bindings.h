@@ -11,6 +11,7 @@ void bind_cpu(nanobind::module_& m);    // bindings.cpp
 void bind_gru(nanobind::module_& m);    // bindings_gru.cpp
 void bind_ngram(nanobind::module_& m);  // bindings_ngram.cpp
 void bind_ctc(nanobind::module_& m);    // bindings_ctc.cpp
+void bind_ctc_cuda(nanobind::module_& m);  // bindings_ctc_cuda.cpp
 void bind_ngram_estimate(nanobind::module_& m);  // bindings_ngram_estimate.cpp
 
 }  // namespace ctcspeech

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cpu.h"
+#include "ctc_cuda.h"
 #include "ctc_isa.h"
 #include "ctc_utterance.h"
 #include "parallel.h"
@@ -82,6 +83,16 @@ ctcspeech_status check_where(const ctcspeech_ctc_where& where) {
   if (where.isa >= 0 && !isa_available(static_cast<Isa>(where.isa))) return CTCSPEECH_NO_ISA;
   return CTCSPEECH_OK;
 }
+
+#ifdef CTCSPEECH_CUDA
+// On the GPU lengths and labels may be on the device: the kernels look at them.
+ctcspeech_status check_cuda(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out) {
+  if (const auto status = check_sizes(in)) return status;
+  if (in.batch > 0 && in.max_target_length > 0 && !in.targets) return CTCSPEECH_BAD_ARGUMENT;
+  if (out.reduction < CTCSPEECH_NONE || out.reduction > CTCSPEECH_MEAN) return CTCSPEECH_BAD_ARGUMENT;
+  return CTCSPEECH_OK;
+}
+#endif
 
 ctcspeech_status check_item(const ctcspeech_ctc_input& in, const Item& item, int64_t* position) {
   if (item.T < 0 || item.T > in.frames) return CTCSPEECH_BAD_INPUT_LENGTH;
@@ -244,6 +255,10 @@ extern "C" ctcspeech_status ctcspeech_ctc_check(const ctcspeech_ctc_input* in, i
 extern "C" size_t ctcspeech_ctc_workspace(const ctcspeech_ctc_input* in,
                                           const ctcspeech_ctc_output* out,
                                           const ctcspeech_ctc_where* where) {
+#ifdef CTCSPEECH_CUDA
+  if (in && out && where && where->device == CTCSPEECH_CUDA_DEVICE)
+    return check_cuda(*in, *out) ? 0 : cuda_workspace(*in, *out, *where);
+#endif
   if (!out || !where || check_where(*where) || ctcspeech_ctc_check(in, nullptr, nullptr)) return 0;
   return Plan(*in, out->gradient != nullptr, *where, nullptr).total_bytes;
 }
@@ -251,7 +266,13 @@ extern "C" size_t ctcspeech_ctc_workspace(const ctcspeech_ctc_input* in,
 extern "C" ctcspeech_status ctcspeech_ctc_loss(const ctcspeech_ctc_input* in,
                                                const ctcspeech_ctc_output* out,
                                                const ctcspeech_ctc_where* where) {
-  if (!out || !where) return CTCSPEECH_BAD_ARGUMENT;
+  if (!in || !out || !where) return CTCSPEECH_BAD_ARGUMENT;
+#ifdef CTCSPEECH_CUDA
+  if (where->device == CTCSPEECH_CUDA_DEVICE) {
+    const auto status = check_cuda(*in, *out);
+    return status ? status : cuda_loss(*in, *out, *where);
+  }
+#endif
   if (const auto status = check_where(*where)) return status;
   if (const auto status = ctcspeech_ctc_check(in, nullptr, nullptr)) return status;
   const Plan plan(*in, out->gradient != nullptr, *where, where->workspace);

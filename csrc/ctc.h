@@ -106,6 +106,7 @@ typedef struct ctcspeech_ctc_where {
   void* stream;         /* CUDA: the caller's stream */
   void* workspace;      /* 64-byte aligned, on the device */
   size_t workspace_bytes;
+  int64_t longest_target; /* CUDA: no utterance has more labels; 0: not known */
 } ctcspeech_ctc_where;
 
 /* Looks at every length and label (host memory). On error *item and *position tell which. */

@@ -21,10 +21,14 @@
 #include <cmath>
 #include <cstdint>
 
+// CTC_SHARED: for the CPU and the GPU. CTC_DEVICE: part of a kernel, which CUDA runs on the device and
+// the tests, in plain C++, on the host.
 #ifdef __CUDACC__
 #define CTC_SHARED __host__ __device__ inline
+#define CTC_DEVICE __device__ inline
 #else
 #define CTC_SHARED inline
+#define CTC_DEVICE inline
 #endif
 
 namespace ctcspeech {

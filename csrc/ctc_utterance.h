@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "ctc.h"
+#include "ctc_math.h"
 
 namespace ctcspeech {
 
@@ -45,17 +46,17 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 template <class To, class From>
-inline To bit_cast(From from) {
+CTC_SHARED To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof(to));
   return to;
 }
 
-inline float to_real(float x) { return x; }
-inline double to_real(double x) { return x; }
-inline float to_real(BFloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-inline float to_real(Half x) {
+CTC_SHARED float to_real(float x) { return x; }
+CTC_SHARED double to_real(double x) { return x; }
+CTC_SHARED float to_real(BFloat16 x) { return bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
+CTC_SHARED float to_real(Half x) {
   const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000u) << 16;
   const uint32_t magnitude = x.bits & 0x7fffu;
   if (magnitude >= 0x7c00u)  // infinity and NaN
@@ -65,15 +66,15 @@ inline float to_real(Half x) {
   return bit_cast<float>(sign | bit_cast<uint32_t>(value));
 }
 
-inline void from_real(float x, float& out) { out = x; }
-inline void from_real(double x, double& out) { out = x; }
-inline void from_real(double x, float& out) { out = static_cast<float>(x); }
-inline void from_real(float x, BFloat16& out) {  // to nearest, ties to even
+CTC_SHARED void from_real(float x, float& out) { out = x; }
+CTC_SHARED void from_real(double x, double& out) { out = x; }
+CTC_SHARED void from_real(double x, float& out) { out = static_cast<float>(x); }
+CTC_SHARED void from_real(float x, BFloat16& out) {  // to nearest, ties to even
   const uint32_t bits = bit_cast<uint32_t>(x);
   out.bits = std::isnan(x) ? 0x7fc0u
                            : static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
-inline void from_real(float x, Half& out) {  // to nearest, ties to even
+CTC_SHARED void from_real(float x, Half& out) {  // to nearest, ties to even
   const uint32_t bits = bit_cast<uint32_t>(x);
   const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
   uint32_t half;
@@ -88,8 +89,8 @@ inline void from_real(float x, Half& out) {  // to nearest, ties to even
   }
   out.bits = static_cast<uint16_t>(sign | half);
 }
-inline void from_real(double x, BFloat16& out) { from_real(static_cast<float>(x), out); }
-inline void from_real(double x, Half& out) { from_real(static_cast<float>(x), out); }
+CTC_SHARED void from_real(double x, BFloat16& out) { from_real(static_cast<float>(x), out); }
+CTC_SHARED void from_real(double x, Half& out) { from_real(static_cast<float>(x), out); }
 
 // Hands out aligned pieces of a block of memory; with a null block it only counts them.
 class Arena {

@@ -80,6 +80,7 @@ class Problem(NamedTuple):
     target_lengths: Any  # (N,)
     batch_first: bool
     options: Options
+    longest: int = 0  # no target is longer; 0: not known. Spares workspace on the GPU
 
     def arguments(self) -> tuple[Any, ...]:
         """The leading arguments of the core's functions."""
@@ -161,6 +162,11 @@ def compute(problem: Problem, losses: Any, reduced: Any, gradient: Any, reductio
              zero_infinity: bool, arithmetic: Any = None) -> None:  # fmt: skip
     """Losses, their reduction, the gradient, and the kind of number that each utterance took
     (int32) into the given arrays (None: not wanted)."""
+    if isinstance(problem.logits, torch.Tensor) and problem.logits.is_cuda:
+        from ctcspeech import _ctc_cuda
+
+        _ctc_cuda.compute(problem, losses, reduced, gradient, reduction, zero_infinity)
+        return
     n, t = (0, 1) if problem.batch_first else (1, 0)
     strides = (0, 0, 0) if gradient is None else _strides(gradient)
     error = _core.ctc_loss(
@@ -256,28 +262,45 @@ def prepare(logits: Any, targets: Any, input_lengths: Any, target_lengths: Any,
             f"logits must be (T, N, C), (N, T, C) with batch_first, or (T, C); "
             f"got {logits.ndim} dimensions"
         )
-    if logits.device.type != "cpu":
-        raise ValueError(
-            f"logits are on {logits.device}, but this build computes the CTC loss on the CPU only"
-        )
     batch = logits.shape[0 if batch_first else 1]
     targets = integers("targets", targets)
+    longest = 0
+    if logits.device.type != "cpu":
+        if logits.device.type != "cuda":
+            raise ValueError(f"logits must be on the CPU or a CUDA device, got {logits.device}")
+        from ctcspeech import _ctc_cuda
+
+        _ctc_cuda.check_built(logits)
+        if isinstance(input_lengths, int):
+            frames = logits.shape[1 if batch_first else 0]
+            input_lengths = _ctc_cuda.int_length(
+                "input_lengths", input_lengths, frames, batch, logits.device
+            )
+        if isinstance(target_lengths, int):
+            longest = max(1, target_lengths)
+            target_lengths = _ctc_cuda.int_length(
+                "target_lengths", target_lengths, targets.shape[-1], batch, logits.device
+            )
     input_lengths = lengths_of("input_lengths", input_lengths, batch)
     target_lengths = lengths_of("target_lengths", target_lengths, batch)
     lengths = {"input_lengths": input_lengths, "target_lengths": target_lengths}
     for name, value in (("targets", targets), *lengths.items()):
-        if value.device.type != "cpu":
+        if value.device.type != "cpu" and value.device != logits.device:
             raise ValueError(f"{name} are on {value.device}, but logits on {logits.device}")
     check_shapes(logits, targets, lengths, batch_first)
-    return Problem(logits, targets, input_lengths, target_lengths, batch_first, options)
+    return Problem(logits, targets, input_lengths, target_lengths, batch_first, options, longest)
 
 
 def own(problem: Problem, copy: bool) -> Problem:
     """As the core wants it: one contiguous integer type, classes contiguous. With `copy` the labels
     and lengths are ours, so that the caller may change theirs before the way back."""
-    logits, targets, input_lengths, target_lengths, batch_first, options = problem
+    logits, targets, input_lengths, target_lengths, batch_first, options, _ = problem
     if logits.stride(2) != 1 and logits.shape[2] != 1:
         logits = logits.contiguous()
+    if logits.is_cuda:
+        from ctcspeech import _ctc_cuda
+
+        return _ctc_cuda.on_device(problem._replace(logits=logits), copy)
     dtype = targets.dtype
     if input_lengths.dtype is not dtype or target_lengths.dtype is not dtype:
         dtype = torch.int64

@@ -14,6 +14,10 @@ __all__: list[str] = []
 
 def scaled(problem: Problem, gradient: torch.Tensor, grad_losses: torch.Tensor) -> torch.Tensor:
     """gradient times the incoming derivative, in place: (N,) or a single value."""
+    if gradient.is_cuda:
+        from ctcspeech import _ctc_cuda
+
+        return _ctc_cuda.scaled(problem, gradient, grad_losses)
     if grad_losses.ndim == 0:
         factor = grad_losses.item()
         return gradient if factor == 1 else gradient.mul_(factor)
@@ -24,7 +28,7 @@ def scaled(problem: Problem, gradient: torch.Tensor, grad_losses: torch.Tensor) 
 def gradient_of(problem: Problem, reduction: int) -> torch.Tensor:
     """The gradient of the reduced loss, contiguous, in the logits' layout."""
     logits = problem.logits
-    gradient = torch.empty(logits.shape, dtype=logits.dtype)
+    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     compute(problem, None, None, gradient, reduction, False)
     return gradient
 
@@ -32,7 +36,8 @@ def gradient_of(problem: Problem, reduction: int) -> torch.Tensor:
 def loss_alone(problem: Problem, reduction: int, zero_infinity: bool) -> torch.Tensor:
     """The reduced loss, without gradient."""
     shape = (problem.batch,) if reduction == 0 else ()
-    result = torch.empty(shape, dtype=loss_dtype(problem.logits))
+    logits = problem.logits
+    result = torch.empty(shape, dtype=loss_dtype(logits), device=logits.device)
     losses, reduced = (result, None) if reduction == 0 else (None, result)
     compute(problem, losses, reduced, None, reduction, zero_infinity)
     return result
@@ -48,9 +53,9 @@ class Loss(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, problem: Problem, reduction: int,
                 zero_infinity: bool) -> torch.Tensor:  # fmt: skip
         shape = (problem.batch,) if reduction == 0 else ()
-        result = torch.empty(shape, dtype=loss_dtype(logits))
+        result = torch.empty(shape, dtype=loss_dtype(logits), device=logits.device)
         losses, reduced = (result, None) if reduction == 0 else (None, result)
-        gradient = torch.empty(logits.shape, dtype=logits.dtype)
+        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         ctx.save_for_backward(logits)
         ctx.problem = Problem(None, *problem[1:])
         ctx.reduction = reduction
@@ -93,21 +98,21 @@ class Gradient(torch.autograd.Function):
 def second_derivatives(direction: torch.Tensor, grad_losses: torch.Tensor, logits: torch.Tensor,
                         problem: Problem, reduction: int) -> tuple[Any, Any]:  # fmt: skip
     """Derivatives of <direction, gradient> with respect to grad_losses and logits, by autograd
-    through a recursion written in torch."""
+    through a recursion written in torch. It runs on the CPU, wherever the logits are."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = logits if logits.requires_grad else logits.detach().requires_grad_()
         g = grad_losses if grad_losses.requires_grad else grad_losses.detach().requires_grad_()
         p = problem
         losses = differentiable_losses(
-            x.transpose(0, 1) if p.batch_first else x,
-            p.targets,
-            p.input_lengths,
-            p.target_lengths,
+            (x.transpose(0, 1) if p.batch_first else x).cpu(),
+            p.targets.cpu(),
+            p.input_lengths.cpu(),
+            p.target_lengths.cpu(),
             p.options.blank,
             p.options.wildcard_penalty,
             p.options.delay_penalty,
-        )
+        ).to(x.device)
         total = (reduce(losses, p.target_lengths, reduction) * g).sum()
         (first,) = torch.autograd.grad(total, x, create_graph=True)
         return torch.autograd.grad(  # type: ignore[return-value]
@@ -120,13 +125,13 @@ def reduce(losses: torch.Tensor, target_lengths: torch.Tensor, reduction: int) -
         return losses
     if reduction == 1:
         return losses.sum()
-    return (losses / target_lengths.clamp(min=1).to(losses.dtype)).mean()
+    return (losses / target_lengths.clamp(min=1).to(losses)).mean()
 
 
 # ---- torch.library: for compile, export and every kind of tracing ----------------------------
 
 
-@torch.library.custom_op("ctcspeech::ctc_loss", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("ctcspeech::ctc_loss", mutates_args=(), device_types=("cpu", "cuda"))
 def _op(
     logits: torch.Tensor,
     targets: torch.Tensor,
@@ -143,8 +148,10 @@ def _op(
     options = Options(blank, wildcard_penalty, delay_penalty)
     problem = prepare(logits, targets, input_lengths, target_lengths, batch_first, options)
     problem = own(problem, copy=False)
-    losses = torch.empty(problem.batch, dtype=loss_dtype(logits))
-    gradient = torch.empty(logits.shape if with_gradient else (0,), dtype=logits.dtype)
+    device = logits.device
+    losses = torch.empty(problem.batch, dtype=loss_dtype(logits), device=device)
+    shape = logits.shape if with_gradient else (0,)
+    gradient = torch.empty(shape, dtype=logits.dtype, device=device)
     compute(problem, losses, None, gradient if with_gradient else None, 0, zero_infinity)
     return losses, gradient
 
@@ -157,7 +164,9 @@ def _(logits, targets, input_lengths, target_lengths, blank, zero_infinity, batc
     return losses, torch.empty(shape, dtype=logits.dtype, device=logits.device)
 
 
-@torch.library.custom_op("ctcspeech::ctc_loss_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(
+    "ctcspeech::ctc_loss_backward", mutates_args=(), device_types=("cpu", "cuda")
+)
 def _backward_op(
     grad_losses: torch.Tensor,
     gradient: torch.Tensor,

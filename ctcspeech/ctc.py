@@ -88,7 +88,9 @@ def ctc_loss(
         logits = logits.float()  # a gradient to be scaled later must not underflow before
     options = Options(blank, wildcard_penalty, delay_penalty)
     problem = prepare(logits, targets, input_lengths, target_lengths, batch_first, options)
-    code = REDUCTIONS[reduction] if label_smoothing == 0 else 0
+    code, drop = REDUCTIONS[reduction], zero_infinity
+    if label_smoothing != 0:  # the term is for each possible utterance, so reduce and drop later
+        code, zero_infinity = 0, False
     if traced(logits):
         losses = through_op(problem, code, zero_infinity)
     elif logits.requires_grad and torch.is_grad_enabled():
@@ -100,11 +102,9 @@ def ctc_loss(
     if label_smoothing != 0:
         x = problem.logits.transpose(0, 1) if problem.batch_first else problem.logits
         term = label_smoothing_term(x, problem.input_lengths).to(losses.dtype)
-        possible = losses < float("inf")
-        if zero_infinity:
-            possible = ~infeasible(problem.targets, problem.input_lengths, problem.target_lengths)
+        impossible = losses == float("inf")
         mixed = (1 - label_smoothing) * losses + label_smoothing * term
-        losses = torch.where(possible | losses.isnan(), mixed, losses)
+        losses = torch.where(impossible, torch.zeros_like(losses) if drop else losses, mixed)
         losses = reduce(losses, problem.target_lengths, REDUCTIONS[reduction])
     if logits.ndim == 2 and reduction == "none":
         losses = losses.reshape(())
@@ -167,8 +167,9 @@ def infeasible(targets: torch.Tensor, input_lengths: Any, target_lengths: Any) -
     if not isinstance(target_lengths, int):
         target_lengths = integers("target_lengths", target_lengths).reshape(-1)
         batch = len(target_lengths) if batch is None else batch
-    target_lengths = lengths_of("target_lengths", target_lengths, batch or 1)
+    target_lengths = lengths_of("target_lengths", target_lengths, batch or 1).to(targets.device)
     input_lengths = lengths_of("input_lengths", input_lengths, len(target_lengths))
+    input_lengths = input_lengths.to(targets.device)
     labels = targets if targets.ndim == 2 else _padded(targets, target_lengths)
     inside = torch.arange(1, labels.shape[1], device=labels.device) < target_lengths[:, None]
     repeats = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != WILDCARD) & inside

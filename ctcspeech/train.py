@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ctcspeech import cuda_built
 from ctcspeech.checkpoint import (
     Checkpoint,
     find_checkpoint,
@@ -426,12 +427,13 @@ class Trainer:
         if not item.utterances:  # a stand-in, so that this process takes part in the step
             return emissions.sum() * 0.0
         with self.profile("loss", sampled=True):
-            # The loss has kernels for the CPU alone: from a GPU the emissions travel there.
+            # A build without CUDA kernels computes the loss on the CPU: the emissions travel there.
+            place = self.device if cuda_built() else torch.device("cpu")
             losses = ctc_loss(
-                emissions.float().cpu(),
-                item.targets.cpu(),
-                lengths.cpu(),
-                item.target_lengths.cpu(),
+                emissions.float().to(place),
+                item.targets.to(place),
+                lengths.to(place),
+                item.target_lengths.to(place),
                 self.alphabet.blank,
                 reduction="none",
                 batch_first=True,
