@@ -2,6 +2,7 @@
 
     python benchmarks/ctc_loss.py                     the whole table (about ten minutes)
     python benchmarks/ctc_loss.py --sizes 0 1 --markdown benchmarks/results/ctc_loss.md
+    python benchmarks/ctc_loss.py --device cuda       on a GPU: see ctc_loss_cuda.py
 
 Same work in one process: log-softmax, loss and gradient with respect to the logits, dispatch from
 Python included. Results are compared before anything is timed. One thread is timed by the thread's
@@ -209,10 +210,17 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--sizes", type=int, nargs="*", default=range(len(SIZES)))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--sizes", type=int, nargs="*", default=None)
     parser.add_argument("--no-optax", action="store_true")
     parser.add_argument("--markdown", help="write the tables to this file")
     options = parser.parse_args()
+    if options.device == "cuda":
+        import ctc_loss_cuda
+
+        return ctc_loss_cuda.main(options.sizes, options.markdown)
+    if options.sizes is None:
+        options.sizes = range(len(SIZES))
     torch.set_num_threads(1)
     print(machine())
     rows = table(options.sizes, not options.no_optax)

@@ -50,6 +50,11 @@ def read_environment() -> None:
 read_environment()
 
 
+def forced_isa() -> str | None:
+    """The instruction set that CTCSPEECH_ISA asks for."""
+    return next((name for name, code in ISAS.items() if code == _isa), None)
+
+
 def _address(array: Any) -> int:
     if array is None:
         return 0

@@ -1,8 +1,8 @@
 """The CTC loss of CUDA tensors: moving labels and lengths, workspace, stream.
 
-Nothing here waits for the device when labels and lengths are on it (or lengths are ints): then their
-values are looked at by the kernels, and a wrong one makes its utterance's loss and gradient NaN. Labels
-and lengths on the host are checked there and raise ValueError.
+Nothing here waits for the device when labels and lengths are on it (or lengths are ints): then
+their values are looked at by the kernels, and a wrong one makes its utterance's loss and gradient
+NaN. Labels and lengths on the host are checked there and raise ValueError.
 """
 
 from typing import Any
@@ -32,8 +32,8 @@ def int_length(name: str, value: int, most: int, batch: int, device: torch.devic
 
 
 def on_device(problem: Problem, copy: bool) -> Problem:
-    """Labels and lengths beside the logits, contiguous and of one integer type. With `copy` they are
-    ours, so that the caller may change theirs."""
+    """Labels and lengths beside the logits, contiguous and of one integer type. With `copy` they
+    are ours, so that the caller may change theirs."""
     check_host_values(problem)
     device = problem.logits.device
     arrays = problem.targets, problem.input_lengths, problem.target_lengths
@@ -53,7 +53,13 @@ def on_device(problem: Problem, copy: bool) -> Problem:
             moved.append(array.to(dtype).clone(memory_format=torch.contiguous_format))
         else:
             moved.append(array.to(dtype).contiguous())
-    return Problem(problem.logits, *moved, problem.batch_first, problem.options, longest)
+    targets, input_lengths, target_lengths = moved
+    return problem._replace(
+        targets=targets,
+        input_lengths=input_lengths,
+        target_lengths=target_lengths,
+        longest=longest,
+    )
 
 
 def check_host_values(problem: Problem) -> None:

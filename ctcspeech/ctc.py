@@ -79,6 +79,11 @@ def ctc_loss(
     no other's. The same bits each run, for any number of threads (`torch.get_num_threads()`) and
     any order in the batch. Second derivatives are right and slow.
 
+    CUDA tensors are computed on their device and the current stream, without waiting for it where
+    targets and lengths are there too (or lengths are ints). Values on the host are checked; a wrong
+    label or length on the device makes its utterance's loss and gradient NaN. For float32, a
+    log-probability of a frame below -3.7e8 / (T + 2) counts as that.
+
     Raises TypeError or ValueError naming the argument and the item.
     """
     check_options(blank, reduction, wildcard_penalty, delay_penalty)

@@ -1,25 +1,50 @@
 """The GPU's kernels, run on the host thread by thread (csrc/ctc_serial.cpp), for the tests."""
 
 import numpy as np
+import torch
 
 from ctcspeech import _core
-from ctcspeech._ctc_arguments import Options, numpy_problem
+from ctcspeech._ctc_arguments import Options, numpy_problem, raise_error
 
-ROOMY = 200_000  # bytes of shared memory for a block, as the large GPUs have
+ROOMY = 200_000  # bytes of shared memory for a block, as large GPUs have
+TIGHT = 2_000  # less than most problems need: their rows stand in the workspace
 
 
-def serial_loss(x, y, input_lengths, target_lengths, blank=0, *, batch_first=False, wildcard=None,
-                delay=0.0, reduction=0, zero_infinity=False, gradient=True, order=0,
-                shared=ROOMY, longest=0):  # fmt: skip
-    """Losses (N,), their reduction, the gradient or None, and the bytes of workspace."""
-    options = Options(blank, wildcard, delay)
-    problem = numpy_problem(x, y, input_lengths, target_lengths, batch_first, options)
+def _address(array):
+    if array is None:
+        return 0
+    return array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data
+
+
+def _strides(array):
+    if isinstance(array, torch.Tensor):
+        return array.stride()
+    return tuple(s // array.itemsize for s in array.strides)
+
+
+def compute(problem, losses, reduced, gradient, reduction, zero_infinity, arithmetic=None, *,
+            order=0, shared=ROOMY, longest=0, check=True):  # fmt: skip
+    """In place of ctcspeech._ctc_arguments.compute. Returns the bytes of workspace taken."""
+    if check:
+        error = _core.ctc_check(problem.arguments())
+        if error is not None:
+            raise_error(problem, error)
+    n, t = (0, 1) if problem.batch_first else (1, 0)
+    strides = (0, 0, 0) if gradient is None else _strides(gradient)
+    addresses = (_address(a) for a in (losses, reduced, gradient))
+    output = (*addresses, strides[t], strides[n], reduction, zero_infinity)
+    return _core.ctc_serial_loss(problem.arguments(), output, longest, order, shared)
+
+
+def loss_and_gradient(x, y, input_lengths, target_lengths, blank=0, *, gradient=True, wildcard=None,
+                      delay=0.0, **options):  # fmt: skip
+    """Losses (N,), the gradient of their sum (None without) and the bytes of workspace, of NumPy
+    logits (T, N, C)."""
+    problem = numpy_problem(
+        x, y, input_lengths, target_lengths, False, Options(blank, wildcard, delay)
+    )
     real = np.float64 if x.dtype == np.float64 else np.float32
-    losses, reduced = np.empty(problem.batch, real), np.empty((), real)
+    losses = np.full(problem.batch, np.nan, real)
     slope = np.full_like(problem.logits, np.nan) if gradient else None
-    n, t = (0, 1) if batch_first else (1, 0)
-    strides = [s // slope.itemsize for s in slope.strides] if gradient else [0, 0, 0]
-    output = (losses.ctypes.data, reduced.ctypes.data, slope.ctypes.data if gradient else 0,
-              strides[t], strides[n], reduction, zero_infinity)  # fmt: skip
-    taken = _core.ctc_serial_loss(problem.arguments(), output, longest, order, shared)
-    return losses, reduced, slope, taken
+    taken = compute(problem, losses, None, slope, 0, False, **options)
+    return losses, slope, taken

@@ -31,7 +31,7 @@ def test_header_compiles_as_c(tmp_path, standard):
 
 
 def build_fuzzer(folder, sanitizer):
-    sources = ["ctc.cpp", "ctc_reference.cpp", "cpu.cpp", "ctc_baseline.cpp"]
+    sources = ["ctc.cpp", "ctc_reference.cpp", "ctc_serial.cpp", "cpu.cpp", "ctc_baseline.cpp"]
     sources += [f"ctc_{isa}.cpp" for isa in ("avx2", "avx512")]
     common = [
         CXX,

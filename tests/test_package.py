@@ -23,7 +23,7 @@ LAYERS = [
     ["processes", "training_data", "validation", "transcribe"],
     ["train", "evaluate", "align_text", "tune"],
     ["align_split", "plot"],
-    ["split_writer"],
+    ["split_writer", "info"],
     ["cli"],
 ]
 

@@ -1,8 +1,9 @@
 // Random problems, right and wrong ones, through the C interface of the CTC loss: no crash, no access
-// outside the arrays given, nothing undefined, and the fast path agrees with the log-space reference.
+// outside the arrays given, nothing undefined, and the fast path and the GPU's kernels run on the host
+// agree with the log-space reference.
 //
 //   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -Icsrc tests/fuzz/ctc_fuzz.cpp csrc/ctc.cpp
-//       csrc/ctc_reference.cpp csrc/ctc_baseline.cpp csrc/cpu.cpp (and ctc_avx2.cpp, ctc_avx512.cpp with
+//       csrc/ctc_reference.cpp csrc/ctc_serial.cpp csrc/ctc_baseline.cpp csrc/cpu.cpp (and ctc_avx2.cpp, ctc_avx512.cpp with
 //       their flags) -pthread -o ctc_fuzz
 //   ./ctc_fuzz SECONDS SEED [THREADS]
 #include <chrono>
@@ -16,6 +17,7 @@
 
 #include "../../csrc/cpu.h"
 #include "../../csrc/ctc.h"
+#include "../../csrc/ctc_cuda.h"
 
 namespace {
 
@@ -101,6 +103,13 @@ struct Case {
     in.delay_penalty = chance(80) ? 0 : 0.01 * static_cast<double>(between(-20, 20));
   }
 
+  // Exponents of 32 bits hold so much, and no more (see ctc.h on the GPU).
+  bool beyond_32_bits() {
+    for (int64_t i = 0; i < logits.size; ++i)
+      if (std::isfinite(logits[i]) && std::fabs(logits[i]) > 1e6) return true;
+    return false;
+  }
+
   // Makes one thing wrong, as a caller might. True: the core must refuse it.
   bool spoil() {
     switch (between(0, 6)) {
@@ -122,6 +131,43 @@ void require(bool truth, const char* what, uint64_t seed) {
   if (truth) return;
   std::fprintf(stderr, "seed %llu: %s\n", static_cast<unsigned long long>(seed), what);
   std::abort();
+}
+
+template <class Real>
+void require_same(Case<Real>& c, Array<Real>& losses, Array<Real>& wanted, Array<Real>* gradient,
+                  Array<Real>* wanted_gradient, uint64_t seed) {
+  for (int64_t n = 0; n < c.N; ++n) {
+    const double a = losses[n], b = wanted[n];
+    const bool same = std::isnan(b) ? std::isnan(a)
+                      : std::isinf(b) ? a == b
+                                      : std::fabs(a - b) <= 2e-6 * std::fabs(b) + 1e-4;
+    require(same, "loss", seed);
+  }
+  for (int64_t i = 0; gradient && i < gradient->size; ++i) {
+    const double a = (*gradient)[i], b = (*wanted_gradient)[i];
+    if (std::fabs(wanted[i / c.C % c.N]) > 1e9) continue;  // beyond what float64 logarithms resolve
+    const bool same = std::isnan(b) ? std::isnan(a) : std::fabs(a - b) <= 1e-5;
+    if (!same) std::fprintf(stderr, "T %ld N %ld C %ld L %ld: %g, not %g\n", static_cast<long>(c.T),
+                            static_cast<long>(c.N), static_cast<long>(c.C),
+                            static_cast<long>(c.L), a, b);
+    require(same, "gradient", seed);
+  }
+}
+
+// The kernels take lengths and labels as they come: a wrong one must not lead outside the arrays.
+template <class Real>
+void run_kernels(Case<Real>& c, ctcspeech_ctc_output out, Array<Real>& losses,
+                 Array<Real>* gradient) {
+  const ctcspeech::SerialOptions options{static_cast<int>(between(0, 5)),
+                                         static_cast<size_t>(chance(50) ? 100000 : 1000)};
+  ctcspeech_ctc_where where{};
+  out.losses = losses.get();
+  out.gradient = gradient ? gradient->get() : nullptr;
+  where.workspace_bytes = ctcspeech::serial_workspace(c.in, out, where, options);
+  where.workspace = std::aligned_alloc(64, (where.workspace_bytes + 127) / 64 * 64);
+  std::memset(where.workspace, 0xAB, where.workspace_bytes);
+  ctcspeech::serial_loss(c.in, out, where, options);
+  std::free(where.workspace);
 }
 
 template <class Real>
@@ -154,26 +200,21 @@ void run_case(uint64_t seed, int threads) {
   };
   const auto status = compute(losses, gradient);
   require((status != CTCSPEECH_OK) == spoiled, "right status", seed);
-  if (spoiled) return;
+  if (spoiled) {
+    const bool sizes_are_right = status == CTCSPEECH_BAD_INPUT_LENGTH ||
+                                 status == CTCSPEECH_BAD_TARGET_LENGTH ||
+                                 status == CTCSPEECH_BAD_TARGET_SUM;
+    if (sizes_are_right) run_kernels(c, out, losses, with_gradient ? &gradient : nullptr);
+    return;
+  }
   where.arithmetic = 3;
   where.threads = 1;
   require(compute(wanted, wanted_gradient) == CTCSPEECH_OK, "reference status", seed);
-  for (int64_t n = 0; n < c.N; ++n) {
-    const double a = losses[n], b = wanted[n];
-    const bool same = std::isnan(b) ? std::isnan(a)
-                      : std::isinf(b) ? a == b
-                                      : std::fabs(a - b) <= 2e-6 * std::fabs(b) + 1e-4;
-    require(same, "loss", seed);
-  }
-  for (int64_t i = 0; with_gradient && i < gradient.size; ++i) {
-    const double a = gradient[i], b = wanted_gradient[i];
-    if (std::fabs(wanted[i / c.C % c.N]) > 1e9) continue;  // beyond what float64 logarithms resolve
-    const bool same = std::isnan(b) ? std::isnan(a) : std::fabs(a - b) <= 1e-5;
-    if (!same) std::fprintf(stderr, "T %ld N %ld C %ld L %ld: %g, not %g\n", static_cast<long>(c.T),
-                            static_cast<long>(c.N), static_cast<long>(c.C),
-                            static_cast<long>(c.L), a, b);
-    require(same, "gradient", seed);
-  }
+  auto* slope = with_gradient ? &gradient : nullptr;
+  require_same(c, losses, wanted, slope, &wanted_gradient, seed);
+  if (sizeof(Real) == 4 && c.beyond_32_bits()) return;
+  run_kernels(c, out, losses, slope);
+  require_same(c, losses, wanted, slope, &wanted_gradient, seed);
 }
 
 }  // namespace
