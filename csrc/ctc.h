@@ -118,7 +118,13 @@ size_t ctcspeech_ctc_workspace(const ctcspeech_ctc_input* in, const ctcspeech_ct
 
 /* Losses, and the gradient with respect to the logits. An impossible item has loss +inf and a zero
  * gradient; NaN or +inf in an utterance makes that utterance NaN and no other. On the CPU the input is
- * checked first and nothing is written if it is wrong. The same bits for any number of threads. */
+ * checked first and nothing is written if it is wrong. The same bits for any number of threads.
+ *
+ * On a CUDA device all arrays are device memory; the kernels are put on the stream, and nothing waits,
+ * allocates or looks at the values from the host: a call can be captured in a graph. A wrong length or
+ * label makes its utterance's loss and gradient NaN (and, concatenated, a wrong target length those of
+ * the utterances after it). A log-probability of a frame below -1.8e8 / (T + 2) counts as that (float64
+ * logits: -7.8e14 / (T + 2)). `arithmetic`, `threads` and `isa` of where are not looked at. */
 ctcspeech_status ctcspeech_ctc_loss(const ctcspeech_ctc_input* in, const ctcspeech_ctc_output* out,
                                     const ctcspeech_ctc_where* where);
 

@@ -284,8 +284,8 @@ struct FillSegments {
       Pair<Real>* alpha = m.alpha + k * b.positions();
       block.each([&](int thread) {
         for (int64_t j = thread; j <= L; j += threads) {
-          alpha[j].b.m = plain(times(over_z, times(alpha[j].b, now[j].b)));
-          alpha[j].a.m = plain(times(over_z, times(alpha[j].a, now[j].a)));
+          alpha[j].b.m = plain_product(alpha[j].b, now[j].b, over_z);
+          alpha[j].a.m = plain_product(alpha[j].a, now[j].a, over_z);
           if (k == 0) continue;
           const Position own = j == thread ? mine(thread) : u.position(j);
           next[j] = backward_step(now, j, L, own.next_skip, p[0], p[own.place],

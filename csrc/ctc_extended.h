@@ -11,6 +11,9 @@
 namespace ctcspeech {
 namespace {
 
+// The exponents of one utterance add up to at most kRange either way. That of zero is so low that zero
+// times the largest is still below the smallest, and so high that zero times zero times the smallest is
+// still a number, less the largest too.
 template <class Real>
 struct Format;
 template <>
@@ -18,16 +21,14 @@ struct Format<float> {
   using Bits = uint32_t;
   using Exponent = int32_t;
   static constexpr int kDigits = 23, kBias = 127;
-  static constexpr Exponent kOfZero = -(1 << 30);  // below the product of any two values
-  static constexpr Exponent kRange = 1 << 29;      // what the exponents of one utterance may add up to
+  static constexpr Exponent kRange = 1 << 28, kOfZero = -3 * kRange;
 };
 template <>
 struct Format<double> {
   using Bits = uint64_t;
   using Exponent = int64_t;
   static constexpr int kDigits = 52, kBias = 1023;
-  static constexpr Exponent kOfZero = -(int64_t{1} << 60);
-  static constexpr Exponent kRange = int64_t{1} << 50;
+  static constexpr Exponent kRange = int64_t{1} << 50, kOfZero = -3 * kRange;
 };
 
 template <class Real>
@@ -77,12 +78,23 @@ CTC_SHARED Extended<Real> plus(Extended<Real> x, Extended<Real> y) {
   return {high + low * power_of_half<Real>(first ? d : -d), first ? x.e : y.e};
 }
 
-// m 2^e as a plain number for values up to about 1: 0 below the normal numbers.
+// m 2^e as a plain number: 0 below the normal numbers, the largest powers of two cut off.
+template <class Real>
+CTC_SHARED Real plain(Real m, int64_t e) {
+  using Exponent = typename Format<Real>::Exponent;
+  constexpr int64_t kMost = Format<Real>::kBias - 1;
+  const int64_t lowest = -2 * kMost;
+  const auto d = static_cast<Exponent>(e > kMost ? -kMost : e < lowest ? -lowest : -e);
+  return m * power_of_half<Real>(d);
+}
 template <class Real>
 CTC_SHARED Real plain(Extended<Real> x) {
-  constexpr auto kMost = Format<Real>::kBias - 1;
-  const Real shrunk = x.m * power_of_half<Real>(x.e < 0 ? -x.e : 0);
-  return x.e <= 0 ? shrunk : x.m / power_of_half<Real>(x.e < kMost ? x.e : kMost);
+  return plain(x.m, x.e);
+}
+// x y z as a plain number
+template <class Real>
+CTC_SHARED Real plain_product(Extended<Real> x, Extended<Real> y, Extended<Real> z) {
+  return plain(x.m * y.m * z.m, int64_t{x.e} + y.e + z.e);
 }
 
 // 1 / x for x > 0

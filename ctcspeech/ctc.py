@@ -81,8 +81,8 @@ def ctc_loss(
 
     CUDA tensors are computed on their device and the current stream, without waiting for it where
     targets and lengths are there too (or lengths are ints). Values on the host are checked; a wrong
-    label or length on the device makes its utterance's loss and gradient NaN. For float32, a
-    log-probability of a frame below -3.7e8 / (T + 2) counts as that.
+    label or length on the device makes its utterance's loss and gradient NaN. A log-probability of
+    a frame below -1.8e8 / (T + 2) counts as that (float64: -7.8e14 / (T + 2)).
 
     Raises TypeError or ValueError naming the argument and the item.
     """
