@@ -276,12 +276,12 @@ def prepare(logits: Any, targets: Any, input_lengths: Any, target_lengths: Any,
         from ctcspeech import _ctc_cuda
 
         _ctc_cuda.check_built(logits)
-        if isinstance(input_lengths, int):
+        if type(input_lengths) is int:
             frames = logits.shape[1 if batch_first else 0]
             input_lengths = _ctc_cuda.int_length(
                 "input_lengths", input_lengths, frames, batch, logits.device
             )
-        if isinstance(target_lengths, int):
+        if type(target_lengths) is int:
             longest = max(1, target_lengths)
             target_lengths = _ctc_cuda.int_length(
                 "target_lengths", target_lengths, targets.shape[-1], batch, logits.device
@@ -334,6 +334,8 @@ def loss_dtype(logits: torch.Tensor) -> torch.dtype:
 def as_numpy(name: str, value: Any) -> np.ndarray:
     """A NumPy view of anything on the CPU: an array, a DLPack producer, a list, an int."""
     if isinstance(value, torch.Tensor):
+        if value.device.type != "cpu":
+            raise TypeError(f"{name} must be on the CPU, got {value.device}: pass {name}.cpu()")
         value = value.detach()
     if not isinstance(value, np.ndarray) and hasattr(value, "__dlpack__"):
         try:

@@ -1,13 +1,55 @@
 """The GPU's kernels, run on the host thread by thread (csrc/ctc_serial.cpp), for the tests."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 
-from ctcspeech import _core
+from ctcspeech import _core, _ctc_arguments, _ctc_autograd, _ctc_cuda, ctc
 from ctcspeech._ctc_arguments import Options, numpy_problem, raise_error
 
 ROOMY = 200_000  # bytes of shared memory for a block, as large GPUs have
 TIGHT = 2_000  # less than most problems need: their rows stand in the workspace
+
+
+class HostCore:
+    """The native core as ctcspeech/_ctc_cuda.py sees it, its device being the host."""
+
+    def __getattr__(self, name):
+        return getattr(_core, name)
+
+    def ctc_cuda_workspace(self, arguments, output, device, longest):
+        return 1
+
+    def ctc_cuda_loss(self, arguments, output, device, longest, stream, workspace, size):
+        assert size == 1 and workspace != 0 and stream == 7
+        _core.ctc_serial_loss(arguments, output, longest, 0, ROOMY)
+
+    def ctc_cuda_scale(self, arguments, output, factors, single, device, stream):
+        assert stream == 7
+        _core.ctc_serial_scale(arguments, output, factors, single, 0)
+
+
+def pretend_to_be_a_device(monkeypatch):
+    """From here on the operator takes CPU tensors by the way of CUDA tensors, with the kernels on
+    the host."""
+    plain_own = _ctc_arguments.own
+
+    def own(problem, copy):
+        contiguous = plain_own(problem, copy=False).logits
+        return _ctc_cuda.on_device(problem._replace(logits=contiguous), copy)
+
+    def either(problem, *rest):
+        torchs = isinstance(problem.logits, torch.Tensor)
+        return (_ctc_cuda.compute if torchs else compute)(problem, *rest)
+
+    monkeypatch.setattr(_ctc_cuda, "_core", HostCore())
+    stream = SimpleNamespace(cuda_stream=7)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    for module in (_ctc_arguments, _ctc_autograd, ctc):
+        monkeypatch.setattr(module, "own", own)
+        monkeypatch.setattr(module, "compute", either)
+    monkeypatch.setattr(_ctc_autograd, "scaled", _ctc_cuda.scaled)
 
 
 def _address(array):

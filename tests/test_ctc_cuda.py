@@ -5,11 +5,13 @@ has. Skipped where there is none; what holds without one is in test_ctc_kernels.
     compute-sanitizer --tool racecheck python -m pytest -q tests/test_ctc_cuda.py -k "not bits"
 """
 
+import os
 import shutil
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 import ctcspeech
-from ctcspeech import CTCLoss, _core, ctc, ctc_loss
+from ctcspeech import CTCLoss, _core, _ctc_cuda, ctc, ctc_loss
 
 READY = torch.cuda.is_available() and ctcspeech.cuda_built()
 needs_device = pytest.mark.skipif(not READY, reason="no CUDA device or build")
@@ -78,17 +80,18 @@ def device(monkeypatch, request):
 # ---- builds --------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(ctcspeech.cuda_built(), reason="this build has CUDA kernels")
-def test_a_build_without_kernels_says_what_to_do():
-    with torch.device("meta"):
-        logits = torch.empty(5, 1, 3)
-    logits = torch.empty_like(logits, device="meta")
+def test_a_build_without_kernels_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(_ctc_cuda, "_core", SimpleNamespace(cuda_built=lambda: False))
+    with pytest.raises(ValueError, match="holds no CUDA kernels: install it again where nvcc"):
+        _ctc_cuda.check_built(torch.zeros(5, 1, 3))
+
+
+def test_other_devices_are_refused():
+    logits = torch.empty(5, 1, 3, device="meta")
     with pytest.raises(ValueError, match="CPU or a CUDA device, got meta"):
         ctc_loss(logits, torch.tensor([[1]]), 5, 1)
-    from ctcspeech import _ctc_cuda
-
-    with pytest.raises(ValueError, match="holds no CUDA kernels: install it again where nvcc"):
-        _ctc_cuda.check_built(logits)
+    with pytest.raises(TypeError, match="logits must be on the CPU, got meta: pass logits.cpu()"):
+        ctc.posteriors(logits, torch.tensor([[1]]), 5, 1)
 
 
 def device_code(library):
@@ -148,6 +151,17 @@ def test_without_a_device_the_core_reports_the_runtimes_error():
         _core.ctc_cuda_workspace(problem.arguments(), output, 0, 0)
     with pytest.raises(RuntimeError, match="the CTC kernels failed: "):
         _core.ctc_cuda_loss(problem.arguments(), output, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_benchmark_refuses_without_a_device():
+    script = Path(__file__).parent.parent / "benchmarks" / "ctc_loss.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--device", "cuda"], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(script.parent.parent)},
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "no CUDA device here" in done.stderr or "no CUDA kernels" in done.stderr
 
 
 # ---- on the device -------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The C header: compiles as C, and survives random problems under the sanitizers.
+"""The C header: compiles as C, and survives random problems under the sanitizers; the GPU's kernels
+too, with a thread for each of a block's.
 
 CTCSPEECH_FUZZ_SECONDS=10 python -m pytest tests/test_ctc_header.py
 """
@@ -64,3 +65,17 @@ def test_fuzz(tmp_path, sanitizer):
     done = subprocess.run([str(fuzzer), seconds, "0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[0]) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CTCSPEECH_FUZZ_SECONDS" not in os.environ, reason="takes a minute to build")
+@pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
+def test_threads_of_a_block_do_not_race(tmp_path):
+    sources = [str(ROOT / name) for name in ("tests/fuzz/ctc_threads.cpp", "csrc/ctc_serial.cpp")]
+    program = str(tmp_path / "ctc_threads")
+    flags = ["-std=c++17", "-O1", "-g1", "-fsanitize=thread", "-pthread"]
+    subprocess.run([CXX, *flags, *sources, "-o", program], check=True)
+    seconds = os.environ["CTCSPEECH_FUZZ_SECONDS"]
+    done = subprocess.run([program, seconds], capture_output=True, text=True)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr[-3000:]
+    assert int(done.stdout.split()[0]) > 0

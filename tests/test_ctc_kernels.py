@@ -12,9 +12,9 @@ import torch
 from serial_gpu import ROOMY, TIGHT, loss_and_gradient
 from test_ctc_arithmetic import FAMILIES, family
 
-from ctcspeech import _core, ctc
+from ctcspeech import _core, _ctc_arguments, _ctc_cuda, ctc
 
-# ---- the operator's tests, with the kernels in place of the CPU's code ---------------------------
+# ---- the operator's tests, with the kernels and their Python in place of the CPU's ---------------
 
 NOT_HERE = {"test_same_bits_for_threads_and_order"}  # counts CPU threads
 for _module in (test_ctc, test_ctc_terms):
@@ -26,8 +26,48 @@ for _module in (test_ctc, test_ctc_terms):
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch, request):
     if request.node.name.startswith("test_operator_"):
-        for module in ("_ctc_arguments", "_ctc_autograd", "ctc"):
-            monkeypatch.setattr(f"ctcspeech.{module}.compute", serial_gpu.compute)
+        serial_gpu.pretend_to_be_a_device(monkeypatch)
+
+
+def test_labels_and_lengths_move_beside_the_logits():
+    x, targets, frames, labels = test_ctc.batch()
+    problem = ctc.prepare(
+        x, targets.t().contiguous().t(), frames.int(), labels, False, ctc.Options(0, None, 0.0)
+    )
+    for copy in (False, True):
+        there = _ctc_cuda.on_device(problem, copy)
+        for array, value in zip(there[1:4], (targets, frames, labels), strict=True):
+            assert array.dtype == torch.int64 and array.is_contiguous()
+            assert torch.equal(array, value) and array.data_ptr() != value.data_ptr()
+        assert there.longest == max(1, labels.max())
+    assert torch.equal(
+        _ctc_cuda.int_length("target_lengths", 3, 6, 4, x.device), torch.full((4,), 3)
+    )
+    with pytest.raises(ValueError, match="input_lengths must be between 0 and 30, got 31"):
+        _ctc_cuda.int_length("input_lengths", 31, 30, 4, x.device)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"input_lengths": [30, 31, 1, 1]}, r"input_lengths\[1\] must be between 0 and the 30"),
+        ({"target_lengths": [1, 1, 7, 1]}, r"target_lengths\[2\] must be between 0 and the 6"),
+        ({"target_lengths": [1, -1, 1, 1]}, r"target_lengths\[1\] must be between 0 .*, got -1"),
+        ({"targets": [24], "target_lengths": [6, 6, 6, 7]},
+         "concatenated targets have 24 labels.* run out in utterance 3, which has 7"),
+    ],
+)  # fmt: skip
+def test_lengths_on_the_host_are_checked_when_labels_are_elsewhere(change, message):
+    x, targets, frames, labels = test_ctc.batch()
+    shape = change.get("targets", targets.shape)
+    elsewhere = torch.empty(*shape, dtype=torch.int64, device="meta")
+    lengths = [
+        torch.tensor(change.get(name, given.tolist()))
+        for name, given in (("input_lengths", frames), ("target_lengths", labels))
+    ]
+    problem = _ctc_arguments.Problem(x, elsewhere, *lengths, False, ctc.Options(0, None, 0.0))
+    with pytest.raises(ValueError, match=message):
+        _ctc_cuda.check_host_values(problem)
 
 
 # ---- values --------------------------------------------------------------------------------------
