@@ -31,14 +31,35 @@ bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\0'; 
 // A hash table of the n-grams of the highest order, words in reverse.
 struct Estimator::Counts {
   const size_t order, record_words;  // the count takes two words
+  const size_t most;                 // bytes that it may grow to
+  MemoryBudget& budget;
+  size_t charged = 0;
   std::vector<uint32_t> records;
   std::vector<uint32_t> slots;
   static constexpr uint32_t kEmpty = 0xFFFFFFFFu;
+  static constexpr size_t kFirstSlots = size_t{1} << 16;
 
-  explicit Counts(int n) : order(n), record_words(n + 2), slots(1 << 16, kEmpty) {}
+  Counts(int n, MemoryBudget& memory)
+      : order(n), record_words(n + 2), most(memory.limit / 3), budget(memory) {
+    grow();
+  }
+  ~Counts() { budget.used -= charged; }
 
   size_t size() const { return records.size() / record_words; }
-  size_t bytes() const { return (records.size() + slots.size()) * sizeof(uint32_t); }
+  // No room for another n-gram within the limit: growing holds two tables for a moment.
+  bool full() const {
+    return 2 * (size() + 1) > slots.size() && 2 * charged + charged / 2 > most &&
+           slots.size() > kFirstSlots;
+  }
+  void grow() {
+    const size_t capacity = slots.empty() ? kFirstSlots : 2 * slots.size();
+    records.reserve((capacity / 2 + 1) * record_words);
+    slots = {};
+    rehash(capacity);
+    budget.used -= charged;
+    charged = (records.capacity() + slots.capacity()) * sizeof(uint32_t);
+    budget.used += charged;
+  }
 
   uint64_t hash(const uint32_t* words) const {
     uint64_t h = 0;
@@ -71,7 +92,7 @@ struct Estimator::Counts {
     uint32_t halves[2];
     std::memcpy(halves, &one, 8);
     records.insert(records.end(), halves, halves + 2);
-    if (2 * size() > slots.size()) rehash(2 * slots.size());
+    if (2 * size() > slots.size()) grow();
   }
 
   void rehash(size_t capacity) {
@@ -98,7 +119,7 @@ Estimator::Estimator(EstimateOptions options)
   options_.prune.resize(options_.order, options_.prune.empty() ? 0 : options_.prune.back());
   for (const char* symbol : {"<unk>", "<s>", "</s>"}) words_.add(symbol);
   word_counts_.resize(3);
-  counts_ = std::make_unique<Counts>(options_.order);
+  counts_ = std::make_unique<Counts>(options_.order, budget_);
   full_order_ = std::make_unique<RecordSorter>(options_.order, sizeof(uint64_t),
                                                options_.temp_folder, budget_);
 }
@@ -145,8 +166,11 @@ void Estimator::add_line(std::string_view line) {
   const auto push = [&](uint32_t word) {
     std::memmove(window + 1, window, (N - 1) * sizeof *window);
     window[0] = word;
+    if (counts_->full()) {
+      counts_->empty_into(*full_order_);
+      charge_words();
+    }
     counts_->add(window);
-    if (counts_->bytes() > budget_.limit / 3) counts_->empty_into(*full_order_);
     ++word_counts_[word];
   };
   for (size_t i = 0; i < line.size();) {
@@ -170,12 +194,21 @@ void Estimator::add_line(std::string_view line) {
   ++sentences_;
 }
 
+// What the words take, and will take in the next stages, is no longer there for n-grams.
+void Estimator::charge_words() {
+  const size_t each = sizeof(uint64_t) * 2 + sizeof(float) + sizeof(uint8_t);
+  const size_t now = words_.bytes() + words_.size() * each;
+  budget_.used += now - charged_for_words_;
+  charged_for_words_ = now;
+}
+
 void Estimator::finish_text() {
   if (!partial_line_.empty()) add_line(partial_line_);
   partial_line_ = {};
   if (sentences_ == 0) throw EstimateError("the text is empty");
   counts_->empty_into(*full_order_);
   counts_.reset();
+  charge_words();
   full_order_->finish();
   bytes_on_disk_ += full_order_->bytes_on_disk();
   limit_vocabulary();

@@ -79,6 +79,7 @@ class Estimator {
   std::vector<uint8_t> in_vocabulary_; // empty: all are
   std::string partial_line_;
   uint64_t sentences_ = 0, tokens_ = 0, bytes_on_disk_ = 0;
+  size_t charged_for_words_ = 0;
   std::unique_ptr<Counts> counts_;
   std::unique_ptr<RecordSorter> full_order_;
   std::vector<OrderStatistics> statistics_;
@@ -93,6 +94,7 @@ class Estimator {
 
   void add_line(std::string_view line);
   void add_ngram(const uint32_t* reversed, uint64_t count);
+  void charge_words();
   void limit_vocabulary();
   void estimate_discounts(int order);
   void normalize_unigrams();

@@ -67,12 +67,14 @@ RecordSorter::RecordSorter(int num_words, size_t payload, const std::string& tem
 RecordSorter::~RecordSorter() { release(); }
 
 void RecordSorter::charge() {
-  const size_t now = records_.capacity() + keys_.capacity() * sizeof(Key);
+  size_t now = records_.capacity() + keys_.capacity() * sizeof(Key);
+  for (const Run& run : runs_) now += run.buffer.capacity();
   budget_.used += now - charged_;
   charged_ = now;
 }
 
 void RecordSorter::release() {
+  runs_.clear();
   records_ = {};
   keys_ = {};
   charge();
@@ -158,6 +160,7 @@ void RecordSorter::merge_runs() {
   merged.file.rewind();
   runs_.clear();
   runs_.push_back(std::move(merged));
+  charge();
 }
 
 void RecordSorter::finish() {
@@ -167,7 +170,7 @@ void RecordSorter::finish() {
     return;
   }
   if (!records_.empty()) spill();
-  release();
+  records_ = {};
   start_merge();
 }
 
@@ -185,6 +188,7 @@ void RecordSorter::start_merge() {
     runs_[i].buffer.resize(buffer / record_bytes_ * record_bytes_);
     if (refill(runs_[i])) heap_.push_back(i);
   }
+  charge();
   const auto later = [this](size_t a, size_t b) { return less(head(b), head(a)); };
   std::make_heap(heap_.begin(), heap_.end(), later);
   advance_first_ = false;
@@ -202,6 +206,7 @@ const std::byte* RecordSorter::next() {
       std::push_heap(heap_.begin(), heap_.end(), later);
     } else {
       run.file.close();
+      run.buffer = {};
       heap_.pop_back();
     }
   }

@@ -37,6 +37,10 @@ class WordTable {
     return std::string_view(text_).substr(starts_[id], starts_[id + 1] - starts_[id]);
   }
   uint32_t size() const { return static_cast<uint32_t>(hashes_.size()); }
+  size_t bytes() const {
+    return slots_.capacity() * sizeof(uint32_t) + text_.capacity() +
+           (hashes_.capacity() + starts_.capacity()) * sizeof(uint64_t);
+  }
 
  private:
   static constexpr uint32_t kEmpty = 0xFFFFFFFFu;
