@@ -8,6 +8,7 @@ namespace ctcspeech::beam {
 namespace {
 
 constexpr double kLn10 = 2.302585092994046;
+constexpr double kMostGain = 300;  // of one step, so that no weight makes a mass infinite
 
 inline uint64_t mix(uint64_t key) {
   key *= 0x9E3779B97F4A7C15ull;
@@ -133,6 +134,12 @@ void Steps::grow() {
   }
 }
 
+// What is impossible to a language model stays so for any weight but 0.
+double Steps::weighted(double ln_lm) const {
+  if (weights_.lm_weight == 0) return 0;
+  return std::isinf(ln_lm) ? -HUGE_VAL : weights_.lm_weight * ln_lm;
+}
+
 Step Steps::compute(uint32_t state, uint32_t item, bool is_token) {
   uint32_t lm = hot_ ? pairs_[state].lm : state, hot = hot_ ? pairs_[state].hot : 0;
   Step step;
@@ -141,7 +148,7 @@ Step Steps::compute(uint32_t state, uint32_t item, bool is_token) {
     uint32_t next;
     step.ln_lm = lm_->score(lm, item, next);
     lm = next;
-    ln = weights_.lm_weight * step.ln_lm;
+    ln = weighted(step.ln_lm);
   }
   if (!is_token) {
     ln += weights_.word_score;
@@ -152,7 +159,7 @@ Step Steps::compute(uint32_t state, uint32_t item, bool is_token) {
       ln += bonus;
     }
   }
-  step.factor = std::exp(ln);
+  step.factor = std::exp(std::min(ln, kMostGain));
   step.next = hot_ ? join(lm, hot) : lm;
   return step;
 }
@@ -162,10 +169,10 @@ Step Steps::finish(uint32_t state, bool end_of_sentence) {
   double ln = 0;
   if (lm_ && end_of_sentence) {
     step.ln_lm = lm_->finish(hot_ ? pairs_[state].lm : state);
-    ln = weights_.lm_weight * step.ln_lm;
+    ln = weighted(step.ln_lm);
   }
   if (hot_) ln += hot_->finish(pairs_[state].hot);
-  step.factor = std::exp(ln);
+  step.factor = std::exp(std::min(ln, kMostGain));
   step.next = state;
   return step;
 }

@@ -95,6 +95,7 @@ class Steps {
 
   const Step& find(uint32_t state, uint32_t item, uint64_t kind);
   Step compute(uint32_t state, uint32_t item, bool is_token);
+  double weighted(double ln_lm) const;
   uint32_t join(uint32_t lm, uint32_t hot);
   void grow();
 

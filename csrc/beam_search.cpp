@@ -89,11 +89,11 @@ void Session::normalise(const float* row) {
   const float scale = 1 / sum;
   for (uint32_t c = 0; c < num; ++c) p[c] *= scale;
   if (d_.keeps_frames_) {
-    const float log_sum = highest + std::log(sum);
+    const float log_sum = std::log(sum);
     const size_t offset = logp_.size();
     logp_.resize(offset + num);
     float* logp = logp_.data() + offset;
-    for (uint32_t c = 0; c < num; ++c) logp[c] = row[c] - log_sum;
+    for (uint32_t c = 0; c < num; ++c) logp[c] = (row[c] - highest) - log_sum;
   }
 
   begins_.clear();
@@ -120,7 +120,7 @@ ALWAYS_INLINE void Session::take(uint32_t token) {
 
 void Session::frame(const float* row) {
   normalise(row);
-  if (begins_.empty() && candidates_.empty()) {
+  if (begins_.empty() && candidates_.empty() && p_[d_.blank_] > 0) {
     near_certain_blank();
   } else {
 #if defined(__x86_64__)

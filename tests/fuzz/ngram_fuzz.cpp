@@ -1,11 +1,12 @@
 // Damaged ARPA files and binaries of n-gram models: each must be read, or be an Error. Built with
-// sanitizers by tests/test_fuzz_ngram.py:
+// sanitizers by tests/test_fuzz.py:
 //
 //   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/ngram_fuzz.cpp csrc/ngram.cpp
 //       csrc/ngram_{arpa,arpa_write,image,mix,probing,table,trie,trie_build,vocabulary}.cpp
-//   ./a.out ITERATIONS [SEED]
+//   ./a.out SECONDS [SEED]
 #include <sanitizer/asan_interface.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -130,12 +131,14 @@ static void use_binary(const Bytes& data, const char* path, Random& random) {
 }
 
 int main(int argc, char** argv) {
-  const int iterations = argc > 1 ? std::atoi(argv[1]) : 1000;
+  const double seconds = argc > 1 ? std::atof(argv[1]) : 10;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
   char path[] = "/tmp/ngram_fuzz_XXXXXX";
   if (mkstemp(path) < 0) return 1;
-  int well = 0;
-  for (int i = 0; i < iterations; ++i) {
+  const auto start = std::chrono::steady_clock::now();
+  int well = 0, i = 0;
+  for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds;
+       ++i) {
     Random random(seed * 1000003 + static_cast<uint64_t>(i));
     const int order = 1 + static_cast<int>(random() % 4);
     Bytes text = make_arpa(random, order);
@@ -164,5 +167,5 @@ int main(int argc, char** argv) {
     }
   }
   std::remove(path);
-  std::printf("%d of %d were read\n", well, iterations);
+  std::printf("%d cases, %d of them read\n", i, well);
 }

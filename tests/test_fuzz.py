@@ -1,0 +1,87 @@
+"""The native core's language models and beam search under the sanitizers: damaged files, random
+texts, random decoders.
+
+CTCSPEECH_FUZZ_SECONDS=10 python -m pytest tests/test_fuzz.py
+"""
+
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ctcspeech import _core
+
+ROOT = Path(__file__).parent.parent
+CXX = os.environ.get("CXX", "g++")
+ISAS = {
+    "ctc_avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"],
+    "ctc_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"],
+}
+MODEL = ["ngram", "ngram_arpa", "ngram_image", "ngram_mix", "ngram_probing", "ngram_table"]
+MODEL += ["ngram_trie", "ngram_trie_build", "ngram_vocabulary"]
+CTC = ["ctc", "ctc_reference", "ctc_baseline", *ISAS, "cpu"]
+BEAM = sorted(path.stem for path in (ROOT / "csrc").glob("beam*.cpp"))
+SOURCES = {
+    "ngram": [*MODEL, "ngram_arpa_write"],
+    "estimate": [*MODEL, "ngram_estimate", "ngram_interpolate", "ngram_sort"],
+    "beam": [*MODEL, *BEAM, *CTC],
+}
+FEWEST = {"ngram": 100, "estimate": 50, "beam": 20}  # cases in a second or more
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("CTCSPEECH_FUZZ_SECONDS" not in os.environ, reason="takes minutes to build"),
+    pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler"),
+    pytest.mark.skipif("avx2" not in _core.available_isas(), reason="builds the x86-64 paths"),
+]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Builds a fuzzer; what two of them share is compiled once."""
+    folder = tmp_path_factory.mktemp("fuzz")
+
+    def compiled(source, sanitizer):
+        target = folder / f"{source.stem}-{sanitizer.replace(',', '-')}.o"
+        if not target.exists():
+            command = [CXX, "-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizer}", "-c"]
+            command += ["-fno-sanitize-recover=all", f"-I{ROOT / 'csrc'}"]
+            command += ISAS.get(source.stem, [])
+            subprocess.run([*command, str(source), "-o", str(target)], check=True)
+        return str(target)
+
+    def build(name, sanitizer):
+        sources = [ROOT / "csrc" / f"{stem}.cpp" for stem in SOURCES[name]]
+        sources.append(ROOT / "tests" / "fuzz" / f"{name}_fuzz.cpp")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(lambda source: compiled(source, sanitizer), sources))
+        fuzzer = folder / f"{name}-{sanitizer.replace(',', '-')}"
+        link = [CXX, f"-fsanitize={sanitizer}", *objects, "-pthread", "-o", str(fuzzer)]
+        subprocess.run(link, check=True)
+        return fuzzer
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("name", "sanitizer"),
+    [
+        ("ngram", "address,undefined"),
+        ("estimate", "address,undefined"),
+        ("beam", "address,undefined"),
+        ("beam", "thread"),
+    ],
+)
+def test_fuzz(build, name, sanitizer):
+    fuzzer = build(name, sanitizer)
+    seconds = os.environ["CTCSPEECH_FUZZ_SECONDS"]
+    done = subprocess.run([str(fuzzer), seconds, "0"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    cases = int(done.stdout.split()[0])
+    assert cases > FEWEST[name]
+    if name == "ngram":
+        read = int(done.stdout.split()[2])
+        assert 0.03 * cases < read < 0.97 * cases  # damage is refused, what is left whole is read
