@@ -54,7 +54,7 @@ struct Estimator::Counts {
   void grow() {
     const size_t capacity = slots.empty() ? kFirstSlots : 2 * slots.size();
     records.reserve((capacity / 2 + 1) * record_words);
-    slots = {};
+    std::vector<uint32_t>().swap(slots);
     rehash(capacity);
     budget.used -= charged;
     charged = (records.capacity() + slots.capacity()) * sizeof(uint32_t);

@@ -15,6 +15,12 @@ constexpr size_t kRunBuffer = size_t{1} << 20;         // the most that a run's 
 constexpr size_t kSmallestRunBuffer = size_t{1} << 16;
 constexpr size_t kSpillPart = 16;                  // a run on disk is at least limit / 16
 constexpr uint32_t kMostRecords = 0xFFFFFFF0u;  // in memory: Key::index has 32 bits
+
+template <class T>
+void free_memory(std::vector<T>& vector) {  // which assigning {} does not
+  std::vector<T>().swap(vector);
+}
+
 }  // namespace
 
 TempFile::TempFile(const std::string& folder) {
@@ -67,7 +73,8 @@ RecordSorter::RecordSorter(int num_words, size_t payload, const std::string& tem
 RecordSorter::~RecordSorter() { release(); }
 
 void RecordSorter::charge() {
-  size_t now = records_.capacity() + keys_.capacity() * sizeof(Key);
+  // The keys come when the records are sorted; the memory for them is set aside from the start.
+  size_t now = records_.capacity() + key_bytes(records_.capacity());
   for (const Run& run : runs_) now += run.buffer.capacity();
   budget_.used += now - charged_;
   charged_ = now;
@@ -75,16 +82,15 @@ void RecordSorter::charge() {
 
 void RecordSorter::release() {
   runs_.clear();
-  records_ = {};
-  keys_ = {};
+  free_memory(records_);
+  free_memory(keys_);
   charge();
 }
 
 void RecordSorter::add(const uint32_t* words, const void* payload) {
   if (records_.size() + record_bytes_ > records_.capacity()) {
-    // Growing doubles the memory for a moment, and sorting adds the keys.
     const size_t held = records_.size() / record_bytes_;
-    const size_t growth = records_.capacity() + 2 * held * sizeof(Key);
+    const size_t growth = records_.capacity() + key_bytes(records_.capacity());
     const bool full = budget_.used + growth > budget_.limit;
     if (held >= kMostRecords || (full && records_.size() >= budget_.limit / kSpillPart)) {
       spill();
@@ -110,6 +116,7 @@ bool RecordSorter::less(const std::byte* a, const std::byte* b) const {
 }
 
 void RecordSorter::sort_memory() {
+  if (presorted_) return;
   const size_t count = records_.size() / record_bytes_;
   keys_.resize(count);
   for (size_t i = 0; i < count; ++i) {
@@ -117,8 +124,6 @@ void RecordSorter::sort_memory() {
     const uint64_t second = num_words_ > 1 ? w[1] : 0;
     keys_[i] = {uint64_t{w[0]} << 32 | second, static_cast<uint32_t>(i)};
   }
-  charge();
-  if (presorted_) return;
   std::sort(keys_.begin(), keys_.end(), [this](const Key& a, const Key& b) {
     if (a.prefix != b.prefix) return a.prefix < b.prefix;
     const uint32_t* x = words(record(a.index));
@@ -134,8 +139,9 @@ void RecordSorter::spill() {
   Run run{TempFile(temp_folder_), {}, 0, 0};
   std::vector<std::byte> buffer;
   buffer.reserve(kRunBuffer);
-  for (const Key& key : keys_) {
-    const std::byte* r = record(key.index);
+  const size_t count = records_.size() / record_bytes_;
+  for (size_t i = 0; i < count; ++i) {
+    const std::byte* r = in_order(i);
     buffer.insert(buffer.end(), r, r + record_bytes_);
     if (buffer.size() + record_bytes_ > kRunBuffer) {
       run.file.write(buffer.data(), buffer.size());
@@ -147,7 +153,7 @@ void RecordSorter::spill() {
   bytes_on_disk_ += records_.size();
   runs_.push_back(std::move(run));
   records_.clear();
-  keys_ = {};
+  free_memory(keys_);
   charge();
   if (runs_.size() >= kMostRuns) merge_runs();
 }
@@ -170,7 +176,7 @@ void RecordSorter::finish() {
     return;
   }
   if (!records_.empty()) spill();
-  records_ = {};
+  free_memory(records_);
   start_merge();
 }
 
@@ -196,7 +202,7 @@ void RecordSorter::start_merge() {
 
 const std::byte* RecordSorter::next() {
   if (runs_.empty())
-    return position_ < keys_.size() ? record(keys_[position_++].index) : nullptr;
+    return position_ < records_.size() / record_bytes_ ? in_order(position_++) : nullptr;
   const auto later = [this](size_t a, size_t b) { return less(head(b), head(a)); };
   if (advance_first_) {
     std::pop_heap(heap_.begin(), heap_.end(), later);
@@ -206,7 +212,7 @@ const std::byte* RecordSorter::next() {
       std::push_heap(heap_.begin(), heap_.end(), later);
     } else {
       run.file.close();
-      run.buffer = {};
+      free_memory(run.buffer);
       heap_.pop_back();
     }
   }

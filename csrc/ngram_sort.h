@@ -86,13 +86,19 @@ class RecordSorter {
   uint64_t size_ = 0, bytes_on_disk_ = 0;
   std::vector<std::byte> records_;
   std::vector<Key> keys_;
-  size_t position_ = 0;   // in keys_, when nothing is on disk
+  size_t position_ = 0;   // of the next record, when nothing is on disk
   std::vector<Run> runs_;
   std::vector<size_t> heap_;  // runs, the one with the smallest record first
   bool advance_first_ = false;
   size_t charged_ = 0;
 
-  const std::byte* record(uint32_t index) const { return &records_[index * record_bytes_]; }
+  size_t key_bytes(size_t records) const {
+    return presorted_ ? 0 : records / record_bytes_ * sizeof(Key);
+  }
+  const std::byte* record(size_t index) const { return &records_[index * record_bytes_]; }
+  const std::byte* in_order(size_t place) const {
+    return record(presorted_ ? place : keys_[place].index);
+  }
   const std::byte* head(size_t run) const { return &runs_[run].buffer[runs_[run].position]; }
   bool less(const std::byte* a, const std::byte* b) const;
   bool refill(Run& run);

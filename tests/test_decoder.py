@@ -705,6 +705,34 @@ def test_no_input_crashes(lm, data):
         assert not math.isnan(h.score) and h.score < math.inf
 
 
+def test_a_frame_that_only_a_special_label_can_say(lm):
+    emissions = random_emissions(0, 12, 5)
+    emissions[6] = [-1e4, -1e4, -1e4, -1e4, 0.0]  # <unk>, which is never hypothesised
+    for recombine in (False, True):
+        ((top,),) = BeamDecoder([*LABELS, "<unk>"], lm, recombine=recombine).decode(emissions)
+        assert top.score == -math.inf
+        stream = BeamDecoder([*LABELS, "<unk>"], lm, recombine=recombine).stream()
+        stream.accept(emissions)
+        assert stream.partial().text.startswith(stream.partial().final)
+
+
+@pytest.mark.parametrize("lm_weight", [0.0, -1.0, 0.5])
+def test_words_that_are_impossible_to_a_model(lm, lm_weight):
+    class NoA(NgramAsObject):
+        def score(self, state, word):
+            ln, state = super().score(state, word)
+            return (-math.inf if word == "a" else ln), state
+
+    emissions = random_emissions(4, 30, 4, scale=4)
+    decoder = BeamDecoder(
+        LABELS, NoA(lm), lexicon=["a", "b", "ba"], lm_weight=lm_weight, n_best=5, beam_threshold=30
+    )
+    found = decoder.decode(emissions)[0]
+    assert all(math.isfinite(h.score) for h in found)
+    # With a weight of 0 the model has no say.
+    assert any("a" in h.text.split() for h in found) == (lm_weight == 0)
+
+
 def test_wrong_arguments(lm, tmp_path):
     emissions = random_emissions(0, 5, 4)
     decoder = BeamDecoder(LABELS, lm)
