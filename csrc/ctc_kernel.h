@@ -11,6 +11,7 @@
 
 #include "ctc_math.h"
 #include "ctc_numbers.h"
+#include "ctc_picks.h"
 #include "ctc_spread.h"
 #include "ctc_utterance.h"
 
@@ -45,8 +46,11 @@ struct Source {
 
 template <class Real>
 struct Sink {
-  // gamma of the same frames, `width` places each, the frame's sum being 1.
-  virtual void take(int64_t first, int count, const Real* gamma) = 0;
+  // gamma of the same frames: `width` places each, times the frame's scale.
+  virtual void take(int64_t first, int count, const Real* gamma, const Real* scale) = 0;
+  // The same by columns: gamma of place c at frame first + f is columns[c * W + f] scale[f], W the lanes
+  // of the vector. False: it wants rows.
+  virtual bool take_columns(int64_t, int, const Real*, const Real*) { return false; }
   virtual void prepare(int64_t first, int count) = 0;  // they will come soon
 };
 
@@ -90,12 +94,13 @@ class Recursion {
     Real *alpha, *checkpoints, *passing, *start, *beta, *spread, *occupied, *on_blank, *columns,
         *sums;
     char* masks;
+    Picks<V> picks;
 
     Memory(Arena& arena, const Layout& layout, int64_t width, bool with_gradient) {
       alpha = arena.take<Real>(layout.segment * layout.row);
       checkpoints = arena.take<Real>(with_gradient ? (layout.segments - 1) * layout.row : 0);
       passing = arena.take<Real>(2 * layout.row);
-      start = arena.take<Real>(2 * kUnit);
+      start = arena.take<Real>((kNarrow > 1 ? kNarrow : 1) * 2 * kUnit);
       spread = arena.take<Real>(kFrames * layout.blocks * kUnit);
       columns = arena.take<Real>(width * kFrames);
       masks = arena.take<char>(layout.blocks * V::kMaskBytes);
@@ -103,6 +108,9 @@ class Recursion {
       occupied = arena.take<Real>(with_gradient ? kFrames * layout.blocks * W : 0);
       on_blank = arena.take<Real>(with_gradient ? kFrames * W : 0);
       sums = arena.take<Real>(with_gradient ? width * kFrames : 0);
+      const bool small = with_gradient && width <= V::kSmallTable;
+      picks.blocks = arena.take<typename Picks<V>::Block>(small ? layout.blocks : 0);
+      picks.lanes = arena.take<int32_t>(small ? layout.blocks * Picks<V>::kMost * W : 0);
     }
   };
 
@@ -120,7 +128,8 @@ class Recursion {
         m(arena, layout, table.width, sink != nullptr),
         from_table(table.width <= V::kSmallTable),
         narrow(from_table && layout.blocks <= kNarrow && layout.segments <= 1 &&
-               table.T >= 3 * table.L) {
+               table.T >= 3 * table.L),
+        picking(sink && from_table && m.picks.build(table.place, layout.blocks, table.L)) {
     for (int64_t k = 0; k < layout.blocks; ++k)
       V::store_mask(m.masks + k * V::kMaskBytes, table.differs + k * W);
   }
@@ -256,8 +265,8 @@ class Recursion {
   // nothing left, or too much.
   static bool needed_shift(Real largest, const Range& range, int& shift) {
     shift = 0;
-    const auto bottom = static_cast<Real>(std::ldexp(1.0, range.low));
-    const auto top = static_cast<Real>(std::ldexp(1.0, range.top));
+    const auto bottom = static_cast<Real>(power_of_two(range.low));
+    const auto top = static_cast<Real>(power_of_two(range.top));
     if (largest > bottom && largest < top) return true;
     if (!(largest > 4 * Scaling<Real>::floor) || !(largest <= std::numeric_limits<Real>::max()))
       return false;
@@ -274,8 +283,8 @@ class Recursion {
       if (!needed_shift(largest, range, shift)) return false;
       if (shift == 0) return true;
       exponent -= shift;
-      const N first = N::of(std::ldexp(1.0, shift / 2));
-      const N second = N::of(std::ldexp(1.0, shift - shift / 2));
+      const N first = N::of(power_of_two(shift / 2));
+      const N second = N::of(power_of_two(shift - shift / 2));
       const N floor = kFloor ? floor_value() : N::zero();
       for (int64_t i = low * 2 * kUnit; i < (high + 1) * 2 * kUnit; i += kUnit)
         N::fma(N::mul(N::load(row + i), first), second, floor).store(row + i);
@@ -298,7 +307,7 @@ class Recursion {
 
   // The row before the first frame: all mass in B[0].
   Real* start_row(double& exponent) {
-    clear(m.start, 0);
+    for (int64_t k = 0; k < (narrow ? layout.blocks : 1); ++k) clear(m.start, k);
     const int shift = N::kExtended ? 0 : kAlphaRange.high;
     put_one(m.start, 0, 0, std::ldexp(1.0, shift));
     exponent = -shift;
@@ -401,13 +410,17 @@ class Recursion {
     if (!spread_emissions(first, count)) return false;
     const int64_t low = narrow ? 0 : low_block(first);
     const int64_t high = narrow ? layout.blocks - 1 : high_block(first + count - 1);
-    for (int f = count; f < kFrames; ++f) clear_occupied(f, low, high);
-    if (narrow && !narrow_backward(first, count, alpha, exponent)) return false;
+    for (int f = count; f < kFrames && !picking; ++f) clear_occupied(f, low, high);
+    if (narrow && !(picking ? narrow_backward<true>(first, count, alpha, exponent)
+                            : narrow_backward<false>(first, count, alpha, exponent)))
+      return false;
     for (int f = count - 1; f >= 0 && !narrow; --f) {
       const int64_t t = first + f;
       const Real* row = alpha + f * layout.row;
-      clear_occupied(f, low, low_block(t) - 1);
-      clear_occupied(f, high_block(t) + 1, high);
+      if (!picking) {
+        clear_occupied(f, low, low_block(t) - 1);
+        clear_occupied(f, high_block(t) + 1, high);
+      }
       if (t % kRescaleEvery == 0) {
         const Real largest = back_step<true>(t, row, f);
         if (!rescale<false>(m.beta, low_block(t), high_block(t), largest, kBetaRange, exponent))
@@ -416,20 +429,20 @@ class Recursion {
         back_step<false>(t, row, f);
       }
     }
-    if (!gather_occupation(low, high, count)) return false;
-    sink->take(first, count, m.sums);
-    return true;
+    return pass_occupation(first, low, high, count);
   }
 
   // gamma of frame t, not yet normalised, and beta of frame t - 1 in place of beta of frame t.
   template <bool kLook>
   Real back_step(int64_t t, const Real* alpha, int f) {
-    if constexpr (V::kSmallTable > 0)
-      if (from_table) return back_step_with<kLook>(t, alpha, f, FromTable(*this, f));
-    return back_step_with<kLook>(t, alpha, f, FromSpread(*this, f));
+    if constexpr (V::kSmallTable > 0) {
+      if (picking) return back_step_with<kLook, true>(t, alpha, f, FromTable(*this, f));
+      if (from_table) return back_step_with<kLook, false>(t, alpha, f, FromTable(*this, f));
+    }
+    return back_step_with<kLook, false>(t, alpha, f, FromSpread(*this, f));
   }
 
-  template <bool kLook, class Emissions>
+  template <bool kLook, bool kPick, class Emissions>
   Real back_step_with(int64_t t, const Real* alpha, int f, const Emissions emissions) {
     const int64_t low = low_block(t), high = high_block(t);
     const N blank = blank_emission(f), lambda = N::of(table.tilt), enter = N::of(table.enter(t));
@@ -437,12 +450,17 @@ class Recursion {
     const char* const masks = m.masks;  // locals: vector stores may alias every member
     Real* const occupied = m.occupied + f * layout.blocks * W;
     Real* const beta = m.beta;
-    V on_blank = V::set(0), largest = V::set(0);
+    const Picks<V> picks = m.picks;
+    V on_blank = V::set(0), largest = V::set(0), lower = V::set(0), upper = V::set(0);
     N after = N::zero();
     for (int64_t k = high; k >= low; --k) {
       const N b = N::load(unit(beta, k, 0)), a = N::load(unit(beta, k, 1));
       on_blank = N::add_occupation(N::load(unit(alpha, k, 0)), b, inverse_z, on_blank);
-      N::add_occupation(N::load(unit(alpha, k, 1)), a, inverse_z, V::set(0)).store(occupied + k * W);
+      const V on_label = N::add_occupation(N::load(unit(alpha, k, 1)), a, inverse_z, V::set(0));
+      if constexpr (kPick)
+        picks.add(k, on_label, lower, upper);
+      else
+        on_label.store(occupied + k * W);
       const N u_b = N::mul(blank, b), u_a = N::mul(emissions.at(k), a);
       const N new_b = N::fma(enter, u_a, u_b);
       const N w = N::select(V::load_mask(masks + k * V::kMaskBytes), new_b, u_b);
@@ -453,7 +471,13 @@ class Recursion {
       after = w;
     }
     on_blank.store(m.on_blank + f * W);
+    if constexpr (kPick) store_picked(f, lower, upper);
     return kLook && !N::kExtended ? largest.largest() : Real{1};
+  }
+
+  void store_picked(int f, V lower, V upper) const {
+    lower.store(m.sums + f * table.width);
+    if (table.width > W) upper.store(m.sums + f * table.width + W);
   }
 
   N inverse_of_z() const {
@@ -479,16 +503,59 @@ class Recursion {
     return false;
   }
 
+  template <bool kPick>
   bool narrow_backward(int64_t first, int count, const Real* alpha, double& exponent) {
     if constexpr (kNarrow > 0) switch (layout.blocks) {
-        case 1: return narrow_backward_of<1>(first, count, alpha, exponent);
-        case 2: return narrow_backward_of<2>(first, count, alpha, exponent);
-        case 3: return narrow_backward_of<3>(first, count, alpha, exponent);
-        case 4: return narrow_backward_of<4>(first, count, alpha, exponent);
-        case 5: return narrow_backward_of<5>(first, count, alpha, exponent);
-        case 6: return narrow_backward_of<6>(first, count, alpha, exponent);
+        case 1: return narrow_backward_of<1, kPick>(first, count, alpha, exponent);
+        case 2: return narrow_backward_of<2, kPick>(first, count, alpha, exponent);
+        case 3: return narrow_backward_of<3, kPick>(first, count, alpha, exponent);
+        case 4: return narrow_backward_of<4, kPick>(first, count, alpha, exponent);
+        case 5: return narrow_backward_of<5, kPick>(first, count, alpha, exponent);
+        case 6: return narrow_backward_of<6, kPick>(first, count, alpha, exponent);
       }
     return false;
+  }
+
+  // The states of kBlocks blocks, in registers as long as every loop over them is unrolled.
+  template <int kBlocks>
+  struct States {
+    N b[kBlocks], a[kBlocks];
+
+    CTC_INLINE void load(const Real* row) {
+      CTC_UNROLL
+      for (int k = 0; k < kBlocks; ++k) {
+        b[k] = N::load(row + 2 * k * kUnit);
+        a[k] = N::load(row + (2 * k + 1) * kUnit);
+      }
+    }
+    CTC_INLINE void store(Real* row) const {
+      CTC_UNROLL
+      for (int k = 0; k < kBlocks; ++k) {
+        b[k].store(row + 2 * k * kUnit);
+        a[k].store(row + (2 * k + 1) * kUnit);
+      }
+    }
+    CTC_INLINE bool rescale(const Range& range, N floor, double& exponent) {
+      V largest = V::max(b[0].v, a[0].v);
+      CTC_UNROLL
+      for (int k = 1; k < kBlocks; ++k) largest = V::max(largest, V::max(b[k].v, a[k].v));
+      int shift;
+      if (!needed_shift(largest.largest(), range, shift)) return false;
+      if (shift == 0) return true;
+      exponent -= shift;
+      const N first = N::of(power_of_two(shift / 2)), second = N::of(power_of_two(shift - shift / 2));
+      CTC_UNROLL
+      for (int k = 0; k < kBlocks; ++k) {
+        b[k] = N::fma(N::mul(b[k], first), second, floor);
+        a[k] = N::fma(N::mul(a[k], first), second, floor);
+      }
+      return true;
+    }
+  };
+
+  // enter(t) of the frames of a block, so that no call stands in their loop.
+  void enter_weights(int64_t first, int count, Real* weights) const {
+    for (int f = 0; f < count; ++f) weights[f] = static_cast<Real>(table.enter(first + f));
   }
 
   // As step, for the frames of a block; row `before` in, the last row out into m.passing, and every row
@@ -496,92 +563,87 @@ class Recursion {
   template <int kBlocks, bool kFloor>
   bool narrow_forward_of(int64_t first, int count, const Real* before, Real* rows_out,
                          double& exponent) {
-    N b[kBlocks], a[kBlocks];
+    States<kBlocks> s;
+    s.load(before);
     typename V::Mask mask[kBlocks];
-    for (int k = 0; k < kBlocks; ++k) {
-      const bool there = k == 0 || before != m.start;
-      b[k] = there ? N::load(unit(before, k, 0)) : N::zero();
-      a[k] = there ? N::load(unit(before, k, 1)) : N::zero();
-      mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
-    }
+    CTC_UNROLL
+    for (int k = 0; k < kBlocks; ++k) mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
+    alignas(64) Real weights[kFrames];
+    enter_weights(first, count, weights);
+    const int32_t* const place = table.place;
+    const Real* emission_row = rows;
+    const int64_t width = table.width, blank_place = table.blank, row_size = layout.row;
     const N lambda = N::of(table.tilt), floor = kFloor ? floor_value() : N::zero();
-    for (int f = 0; f < count; ++f) {
-      const FromTable emissions(*this, f);
-      const N blank = blank_emission(f), enter = N::of(table.enter(first + f));
+    int till_look = static_cast<int>(kRescaleEvery - first % kRescaleEvery);
+    for (int f = 0; f < count; ++f, emission_row += width) {
+      const typename V::SmallTable emissions(emission_row);
+      const N blank = N::broadcast(emission_row + blank_place, 0), enter{V::set(weights[f])};
       N carry = N::zero();
+      CTC_UNROLL
       for (int k = 0; k < kBlocks; ++k) {
-        const N x = N::fma(lambda, N::shift_up(a[k], carry), b[k]);
-        const N y = N::select(mask[k], x, b[k]);
-        carry = a[k];
-        b[k] = N::fma(blank, x, floor);
-        a[k] = N::fma(emissions.at(k), N::fma(enter, y, a[k]), floor);
+        const N x = N::fma(lambda, N::shift_up(s.a[k], carry), s.b[k]);
+        const N y = N::select(mask[k], x, s.b[k]);
+        const N p{emissions.at(place + k * W)};
+        carry = s.a[k];
+        s.b[k] = N::fma(blank, x, floor);
+        s.a[k] = N::fma(p, N::fma(enter, y, s.a[k]), floor);
       }
-      if ((first + f) % kRescaleEvery == kRescaleEvery - 1 &&
-          !narrow_rescale<kBlocks>(b, a, kAlphaRange, floor, exponent))
-        return false;
-      if (rows_out) narrow_store<kBlocks>(b, a, rows_out + f * layout.row);
+      if (--till_look == 0) {
+        till_look = kRescaleEvery;
+        if (!s.rescale(kAlphaRange, floor, exponent)) return false;
+      }
+      if (rows_out) s.store(rows_out + f * row_size);
     }
-    narrow_store<kBlocks>(b, a, m.passing);
+    s.store(m.passing);
     return true;
   }
 
   // As back_step, for the frames of a block.
-  template <int kBlocks>
+  template <int kBlocks, bool kPick>
   bool narrow_backward_of(int64_t first, int count, const Real* alpha, double& exponent) {
-    N b[kBlocks], a[kBlocks];
+    States<kBlocks> s;
+    s.load(m.beta);
     typename V::Mask mask[kBlocks];
-    for (int k = 0; k < kBlocks; ++k) {
-      b[k] = N::load(unit(m.beta, k, 0));
-      a[k] = N::load(unit(m.beta, k, 1));
-      mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
-    }
+    CTC_UNROLL
+    for (int k = 0; k < kBlocks; ++k) mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
+    alignas(64) Real weights[kFrames];
+    enter_weights(first, count, weights);
+    const int32_t* const place = table.place;
+    const int64_t width = table.width, blank_place = table.blank, row_size = layout.row;
+    const Real* const emission_rows = rows;
+    Real* const all_occupied = m.occupied;
+    Real* const all_on_blank = m.on_blank;
+    const Picks<V> picks = m.picks;
     const N lambda = N::of(table.tilt);
     for (int f = count - 1; f >= 0; --f) {
-      const FromTable emissions(*this, f);
-      const N blank = blank_emission(f), enter = N::of(table.enter(first + f));
-      const Real* row = alpha + f * layout.row;
-      Real* occupied = m.occupied + f * layout.blocks * W;
-      V on_blank = V::set(0);
+      const Real* emission_row = emission_rows + f * width;
+      const typename V::SmallTable emissions(emission_row);
+      const N blank = N::broadcast(emission_row + blank_place, 0), enter{V::set(weights[f])};
+      const Real* row = alpha + f * row_size;
+      Real* occupied = all_occupied + f * kBlocks * W;
+      V on_blank = V::set(0), lower = V::set(0), upper = V::set(0);
       N after = N::zero();
+      CTC_UNROLL
       for (int k = kBlocks - 1; k >= 0; --k) {
-        on_blank = V::fma(N::load(unit(row, k, 0)).v, b[k].v, on_blank);
-        V::mul(N::load(unit(row, k, 1)).v, a[k].v).store(occupied + k * W);
-        const N u_b = N::mul(blank, b[k]), u_a = N::mul(emissions.at(k), a[k]);
-        b[k] = N::fma(enter, u_a, u_b);
-        const N w = N::select(mask[k], b[k], u_b);
-        a[k] = N::fma(lambda, N::shift_down(w, after), u_a);
+        on_blank = V::fma(N::load(row + 2 * k * kUnit).v, s.b[k].v, on_blank);
+        const V on_label = V::mul(N::load(row + (2 * k + 1) * kUnit).v, s.a[k].v);
+        if constexpr (kPick)
+          picks.add(k, on_label, lower, upper);
+        else
+          on_label.store(occupied + k * W);
+        const N u_b = N::mul(blank, s.b[k]);
+        const N u_a = N::mul(N{emissions.at(place + k * W)}, s.a[k]);
+        s.b[k] = N::fma(enter, u_a, u_b);
+        const N w = N::select(mask[k], s.b[k], u_b);
+        s.a[k] = N::fma(lambda, N::shift_down(w, after), u_a);
         after = w;
       }
-      on_blank.store(m.on_blank + f * W);
-      if ((first + f) % kRescaleEvery == 0 &&
-          !narrow_rescale<kBlocks>(b, a, kBetaRange, N::zero(), exponent))
+      on_blank.store(all_on_blank + f * W);
+      if constexpr (kPick) store_picked(f, lower, upper);
+      if ((first + f) % kRescaleEvery == 0 && !s.rescale(kBetaRange, N::zero(), exponent))
         return false;
     }
-    narrow_store<kBlocks>(b, a, m.beta);
-    return true;
-  }
-
-  template <int kBlocks>
-  void narrow_store(const N* b, const N* a, Real* row) const {
-    for (int k = 0; k < kBlocks; ++k) {
-      b[k].store(unit(row, k, 0));
-      a[k].store(unit(row, k, 1));
-    }
-  }
-
-  template <int kBlocks>
-  static bool narrow_rescale(N* b, N* a, const Range& range, N floor, double& exponent) {
-    V largest = V::set(0);
-    for (int k = 0; k < kBlocks; ++k) largest = V::max(largest, V::max(b[k].v, a[k].v));
-    int shift;
-    if (!needed_shift(largest.largest(), range, shift)) return false;
-    if (shift == 0) return true;
-    exponent -= shift;
-    const N first = N::of(std::ldexp(1.0, shift / 2)), second = N::of(std::ldexp(1.0, shift - shift / 2));
-    for (int k = 0; k < kBlocks; ++k) {
-      b[k] = N::fma(N::mul(b[k], first), second, floor);
-      a[k] = N::fma(N::mul(a[k], first), second, floor);
-    }
+    s.store(m.beta);
     return true;
   }
 
@@ -590,26 +652,24 @@ class Recursion {
       V::set(0).store(m.occupied + (f * layout.blocks + k) * W);
   }
 
-  // Occupations by label position to sums by place, each frame adding up to 1. False: a frame has none,
-  // or too much.
-  bool gather_occupation(int64_t low, int64_t high, int count) {
+  // Occupations by label position as sums by place, each frame adding up to 1, to the sink. False: a
+  // frame has none, or too much.
+  bool pass_occupation(int64_t first, int64_t low, int64_t high, int count) {
+    if (picking) return pass_picked(first, count);
     const int64_t width = table.width;
+    alignas(64) Real scale[kFrames];
     if constexpr (kTransposes) {
       for (int f = count; f < kFrames; ++f) V::set(0).store(m.on_blank + f * W);
       std::memset(m.columns, 0, width * kFrames * sizeof(Real));
       Spread<V>::to_places(m.occupied, table.place, low, high, layout.blocks, m.columns);
       sums_of_rows<V>(m.on_blank).store(m.columns + int64_t{table.blank} * W);
-      V total = V::set(0);
-      for (int64_t c = 0; c < width; ++c) total = V::add(total, V::load(m.columns + c * W));
-      alignas(64) Real scale[W];
-      total.store(scale);
-      for (int f = 0; f < W; ++f)
-        if (f >= count)
-          scale[f] = 0;
-        else if (!invert(scale[f]))
-          return false;
-      Spread<V>::to_rows(m.columns, V::load(scale), width, m.sums);
-      return true;
+      V total[4] = {V::set(0), V::set(0), V::set(0), V::set(0)};  // chains to hide latency
+      for (int64_t c = 0; c < width; c += 4)  // whole vectors, a multiple of 4
+        for (int i = 0; i < 4; ++i) total[i] = V::add(total[i], V::load(m.columns + (c + i) * W));
+      V::add(V::add(total[0], total[1]), V::add(total[2], total[3])).store(scale);
+      if (!invert(scale, count)) return false;
+      if (sink->take_columns(first, count, m.columns, scale)) return true;
+      Spread<V>::to_rows(m.columns, width, m.sums);
     } else {
       std::memset(m.sums, 0, width * kFrames * sizeof(Real));
       for (int f = 0; f < count; ++f) {
@@ -617,13 +677,46 @@ class Recursion {
         const Real* occupied = m.occupied + f * layout.blocks * W;
         for (int64_t j = low * W; j < (high + 1) * W; ++j) sums[table.place[j]] += occupied[j];
         sums[table.blank] = V::load(m.on_blank + f * W).sum();
-        Real scale = 0;
-        for (int64_t c = 0; c < width; ++c) scale += sums[c];
-        if (!invert(scale)) return false;
-        for (int64_t c = 0; c < width; ++c) sums[c] *= scale;
+        scale[f] = 0;
+        for (int64_t c = 0; c < width; ++c) scale[f] += sums[c];
       }
-      return true;
+      if (!invert(scale, count)) return false;
     }
+    sink->take(first, count, m.sums, scale);
+    return true;
+  }
+
+  // The same where the labels' sums stand in m.sums already.
+  bool pass_picked(int64_t first, int count) {
+    if constexpr (V::kSmallTable > 0) {
+      const int64_t width = table.width;
+      alignas(64) Real scale[kFrames], on_blank[kFrames];
+      V r[kFrames];
+      for (int f = 0; f < kFrames; ++f) r[f] = f < count ? V::load(m.on_blank + f * W) : V::set(0);
+      const auto add = [](V a, V b) { return V::add(a, b); };
+      const V blanks = fold_rows(r, add);
+      blanks.store(on_blank);
+      for (int f = 0; f < kFrames; ++f) {
+        r[f] = f < count ? V::load(m.sums + f * width) : V::set(0);
+        if (f < count && width > W) r[f] = V::add(r[f], V::load(m.sums + f * width + W));
+      }
+      V::add(blanks, fold_rows(r, add)).store(scale);
+      if (!invert(scale, count)) return false;
+      for (int f = 0; f < count; ++f) m.sums[f * width + table.blank] = on_blank[f];
+      sink->take(first, count, m.sums, scale);
+    }
+    return true;
+  }
+
+  // Sums of `count` frames to their inverses, 0 behind. False: one has no usable inverse.
+  static bool invert(Real* x, int count) {
+    for (int f = 0; f < kFrames; ++f) {
+      if (f >= count)
+        x[f] = 0;
+      else if (!invert(x[f]))
+        return false;
+    }
+    return true;
   }
 
   // The sum must stand so far above the smallest normal number that products lost below that, up to one
@@ -644,6 +737,7 @@ class Recursion {
   const bool from_table;
   // Few blocks, and frames enough that leaving out unreachable states matters little.
   const bool narrow;
+  const bool picking;  // occupations are summed by permutations
   const Real* rows = nullptr;  // of the table, for the present block of frames
   Scalar z;                    // of the forward pass
 };

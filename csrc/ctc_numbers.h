@@ -5,11 +5,33 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 namespace ctcspeech {
 namespace {
 
 constexpr double kLn2 = 0.69314718055994530942;
+
+#if defined(__clang__)
+#define CTC_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define CTC_UNROLL _Pragma("GCC unroll 16")
+#else
+#define CTC_UNROLL
+#endif
+#if defined(__GNUC__)
+#define CTC_INLINE __attribute__((always_inline)) inline
+#else
+#define CTC_INLINE inline
+#endif
+
+// 2^n for a normal number: std::ldexp without the call
+inline double power_of_two(int n) {
+  const uint64_t bits = static_cast<uint64_t>(n + 1023) << 52;
+  double value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 
 // x = n ln 2 + r with integer n: gives exp(r), |r| <= ln 2 / 2, and n. x in [-1e9, 0].
 template <class V>

@@ -190,30 +190,57 @@ class Softmax {
   }
 
  private:
-  // W frames at a time, so that the reductions over a row's lanes are done for all of them at once.
   bool keep_rows() {
+    switch ((u.C + V::W - 1) / V::W) {  // a row of so few vectors is unrolled
+      case 1: return keep_rows_of<1>();
+      case 2: return keep_rows_of<2>();
+      case 3: return keep_rows_of<3>();
+      case 4: return keep_rows_of<4>();
+      default: return keep_rows_of<0>();
+    }
+  }
+
+  // W frames at a time, so that the reductions over a row's lanes are done for all of them at once.
+  // kVectors vectors a row, 0: any number.
+  template <int kVectors>
+  bool keep_rows_of() {
     constexpr int W = V::W;
+    const int64_t vectors = kVectors ? kVectors : (u.C + W - 1) / W, table_vectors = width / W;
+    const int rest = static_cast<int>(u.C - (vectors - 1) * W);  // in the last one
     alignas(64) Real lanes[W * W], high[W], sum[W], inverse[W];
     double product[4] = {1, 1, 1, 1};  // of the sums, in four chains to hide a multiplication's latency
+    V deepest = V::set(0);
     for (int64_t first = 0; first < u.T; first += W) {
       const int count = static_cast<int>(first + W < u.T ? W : u.T - first);
       prefetch_rows(u.logits, u.frame_stride, first + W, u.T);
       for (int f = 0; f < count; ++f) {
         const Real* x = row_of(first + f);
-        V largest = V::load_some(x, u.C < W ? static_cast<int>(u.C) : W, kMinusInfinity<V>);
-        int64_t c = W;
-        for (; c + W <= u.C; c += W) largest = V::max(largest, V::loadu(x + c));
-        if (c < u.C) {
-          const int rest = static_cast<int>(u.C - c);
-          largest = V::max(largest, V::load_some(x + c, rest, kMinusInfinity<V>));
-        }
+        V largest = V::load_some(x + (vectors - 1) * W, rest, kMinusInfinity<V>);
+        CTC_UNROLL
+        for (int64_t i = 0; i < vectors - 1; ++i) largest = V::max(largest, V::loadu(x + i * W));
         largest.store(lanes + f * W);
       }
       for (int f = count; f < W; ++f) V::set(0).store(lanes + f * W);
       largest_of_rows<V>(lanes).store(high);
       for (int f = 0; f < count; ++f) {
         if (high[f] == kMinusInfinity<V>) high[f] = 0;
-        exponentials(row_of(first + f), high[f], table + (first + f) * width).store(lanes + f * W);
+        const Real* x = row_of(first + f);
+        Real* row = table + (first + f) * width;
+        const V shift = V::set(high[f]);
+        // 0 behind the last class, for `deepest`; then cleared
+        const V d = V::sub(V::load_some(x + (vectors - 1) * W, rest, high[f]), shift);
+        V total = V::keep_some(exp_nonpositive(d), rest);
+        deepest = V::min(deepest, d);
+        total.store(row + (vectors - 1) * W);
+        CTC_UNROLL
+        for (int64_t i = 0; i < vectors - 1; ++i) {
+          const V e = V::sub(V::loadu(x + i * W), shift), p = exp_nonpositive(e);
+          p.store(row + i * W);
+          total = V::add(total, p);
+          deepest = V::min(deepest, e);
+        }
+        for (int64_t i = vectors; i < table_vectors; ++i) V::set(0).store(row + i * W);
+        total.store(lanes + f * W);
       }
       const V sums = sums_of_rows<V>(lanes);
       sums.store(sum);
@@ -231,7 +258,7 @@ class Softmax {
       if (first % (16 * W) == 0) take_logs(product);  // 62^64 before that at most
     }
     take_logs(product);
-    find_underflow();
+    find_underflow(deepest);
     return true;
   }
 
@@ -251,32 +278,6 @@ class Softmax {
   // Row t as Reals. With 16-bit logits a conversion each time it is asked for.
   const Real* row_of(int64_t t) const {
     return as_reals(u.logits + t * u.frame_stride, u.C, scratch);
-  }
-
-  // exp(x - high) into `row`, zeros behind; their sum lane by lane
-  V exponentials(const Real* x, Real high, Real* row) {
-    constexpr int W = V::W;
-    const V shift = V::set(high);
-    V sum = V::set(0);
-    int64_t c = 0;
-    for (; c + W <= u.C; c += W) {
-      const V d = V::sub(V::loadu(x + c), shift);
-      const V p = exp_nonpositive(d);
-      p.store(row + c);
-      sum = V::add(sum, p);
-      deepest = V::min(deepest, d);
-    }
-    const int rest = static_cast<int>(u.C - c);
-    if (rest > 0) {
-      const V d = V::sub(V::load_some(x + c, rest, high), shift);  // 0 behind the last class
-      const V p = V::keep_some(exp_nonpositive(d), rest);
-      p.store(row + c);
-      sum = V::add(sum, p);
-      deepest = V::min(deepest, d);
-      c += W;
-    }
-    for (; c < width; c += W) V::set(0).store(row + c);
-    return sum;
   }
 
   // exp(x - high) into the gradient, or only summed; the largest of the next row
@@ -327,7 +328,7 @@ class Softmax {
     scales.own_highs += below;
   }
 
-  void find_underflow() {
+  void find_underflow(V deepest) {
     alignas(64) Real lanes[V::W];
     deepest.store(lanes);
     bool suspect = false;
@@ -350,7 +351,6 @@ class Softmax {
   Real* table;
   Real* scratch;  // 2 C
   FrameScales<Real>& scales;
-  V deepest = V::set(0);
 };
 
 // ---- emissions for the recursion ----------------------------------------------------------------------
@@ -468,15 +468,42 @@ class GradientSink final : public Sink<Gamma> {
     }
   }
 
-  void take(int64_t first, int count, const Gamma* gamma) override {
+  // Columns to rows in registers, and the row of the gradient written at once.
+  bool take_columns(int64_t first, int count, const Gamma* columns, const Gamma* scale) override {
+    if constexpr (std::is_same_v<Element, float> && std::is_same_v<Gamma, float>) {
+      if (keep != Keep::kRows) return false;
+      constexpr int W = V::W;
+      const V minus = V::mul(V::load(scale), V::set(-weight));
+      alignas(64) Real factor[W];
+      for (int f = 0; f < count; ++f) factor[f] = weight * scales.inverse[first + f];
+      V r[W];
+      for (int64_t c = 0; c < u.C; c += W) {
+        for (int i = 0; i < W; ++i) r[i] = V::mul(minus, V::load(columns + (c + i) * W));
+        V::transpose(r);
+        const int rest = static_cast<int>(u.C - c);
+        const Real* p = table + first * labels.width + c;
+        for (int f = 0; f < count; ++f, p += labels.width) {
+          const V g = V::fma(V::load(p), V::set(factor[f]), r[f]);
+          if (rest >= W)
+            g.storeu(row_of(first + f) + c);
+          else
+            g.store_some(row_of(first + f) + c, rest);
+        }
+      }
+      return true;
+    }
+    return false;
+  }
+
+  void take(int64_t first, int count, const Gamma* gamma, const Gamma* scale) override {
     for (int f = 0; f < count; ++f) {
       const Gamma* own_gamma = gamma + f * labels.width;
       if (keep == Keep::kRows)
-        from_kept_row(first + f, own_gamma);
+        from_kept_row(first + f, own_gamma, scale[f]);
       else if (keep == Keep::kWritten)
-        over_written_row(first + f, own_gamma);
+        over_written_row(first + f, own_gamma, scale[f]);
       else
-        computed_again(first + f, own_gamma);
+        computed_again(first + f, own_gamma, scale[f]);
     }
   }
 
@@ -484,10 +511,10 @@ class GradientSink final : public Sink<Gamma> {
   Element* row_of(int64_t t) const { return u.gradient + t * u.gradient_frame_stride; }
 
   // Here places are classes.
-  void from_kept_row(int64_t t, const Gamma* gamma) {
+  void from_kept_row(int64_t t, const Gamma* gamma, Gamma scale) {
     const Real* p = table + t * labels.width;
     if constexpr (sizeof(Gamma) == sizeof(Real)) {
-      const V factor = V::set(weight * scales.inverse[t]), minus = V::set(-weight);
+      const V factor = V::set(weight * scales.inverse[t]), minus = V::set(-weight * scale);
       Real* out = scratch;
       if constexpr (sizeof(Element) == sizeof(Real)) out = row_of(t);
       for (int64_t c = 0; c < u.C; c += V::W) {
@@ -499,27 +526,30 @@ class GradientSink final : public Sink<Gamma> {
       }
     } else {
       for (int64_t c = 0; c < u.C; ++c)
-        scratch[c] = weight * (p[c] * scales.inverse[t] - static_cast<Real>(gamma[c]));
+        scratch[c] = weight * (p[c] * scales.inverse[t] - static_cast<Real>(gamma[c] * scale));
     }
     if constexpr (sizeof(Gamma) != sizeof(Real) || sizeof(Element) != sizeof(Real))
       for (int64_t c = 0; c < u.C; ++c) from_real(scratch[c], row_of(t)[c]);
   }
 
-  void over_written_row(int64_t t, const Gamma* gamma) {
+  void over_written_row(int64_t t, const Gamma* gamma, Gamma scale) {
     const Real* p = table + t * labels.width;
     Element* g = row_of(t);
-    for (int64_t i = 0; i < own.count; ++i)
-      from_real(weight * (p[i] * scales.own[t] - static_cast<Real>(gamma[i])), g[own.classes[i]]);
+    for (int64_t i = 0; i < own.count; ++i) {
+      const auto occupied = static_cast<Real>(gamma[i] * scale);
+      from_real(weight * (p[i] * scales.own[t] - occupied), g[own.classes[i]]);
+    }
   }
 
   // What a wildcard takes up asks nothing of the frame's softmax.
-  void computed_again(int64_t t, const Gamma* gamma) {
+  void computed_again(int64_t t, const Gamma* gamma, Gamma scale) {
     const Real* x = as_reals(u.logits + t * u.frame_stride, u.C, scratch);
     Real* row = scratch + u.C;
     exp_row<V, true>(x, u.C, scales.high[t], row);
-    const auto known = static_cast<Real>(1 - gamma[labels.wildcard]);
+    const auto known = static_cast<Real>(1 - gamma[labels.wildcard] * scale);
     scale_row<V>(row, u.C, known * scales.inverse[t]);
-    for (int64_t i = 0; i < own.count; ++i) row[own.classes[i]] -= static_cast<Real>(gamma[i]);
+    for (int64_t i = 0; i < own.count; ++i)
+      row[own.classes[i]] -= static_cast<Real>(gamma[i] * scale);
     for (int64_t c = 0; c < u.C; ++c) from_real(weight * row[c], row_of(t)[c]);
   }
 

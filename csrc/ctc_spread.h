@@ -49,36 +49,43 @@ struct Spread {
     }
   }
 
-  // rows[f][place] = scale[f] * columns[place] lane f
-  static void to_rows(const float* columns, V scale, int64_t width, float* rows) {
+  // rows[f][place] = columns[place] lane f
+  static void to_rows(const float* columns, int64_t width, float* rows) {
     constexpr int W = V::W;
     V r[W];
     for (int64_t c = 0; c < width; c += W) {
-      for (int i = 0; i < W; ++i) r[i] = V::mul(scale, V::load(columns + (c + i) * W));
+      for (int i = 0; i < W; ++i) r[i] = V::load(columns + (c + i) * W);
       V::transpose(r);
       for (int f = 0; f < W; ++f) r[f].store(rows + f * width + c);
     }
   }
 };
 
+// Lane f is op over the lanes of r[f], f < W. r is changed.
+template <class V, class Op>
+inline V fold_rows(V* r, Op op) {
+  if constexpr (V::kSmallTable > 0) {
+    return V::fold(r, op);
+  } else {
+    V::transpose(r);
+    for (int step = V::W / 2; step > 0; step /= 2)
+      for (int i = 0; i < step; ++i) r[i] = op(r[i], r[i + step]);
+    return r[0];
+  }
+}
+
 // Lane f is the sum, or the largest, of the lanes of rows[f], f < W.
 template <class V>
 inline V sums_of_rows(const float* rows) {
   V r[V::W];
   for (int f = 0; f < V::W; ++f) r[f] = V::load(rows + f * V::W);
-  V::transpose(r);
-  for (int step = V::W / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) r[i] = V::add(r[i], r[i + step]);
-  return r[0];
+  return fold_rows(r, [](V a, V b) { return V::add(a, b); });
 }
 template <class V>
 inline V largest_of_rows(const float* rows) {
   V r[V::W];
   for (int f = 0; f < V::W; ++f) r[f] = V::load(rows + f * V::W);
-  V::transpose(r);
-  for (int step = V::W / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) r[i] = V::max(r[i], r[i + step]);
-  return r[0];
+  return fold_rows(r, [](V a, V b) { return V::max(a, b); });
 }
 
 }  // namespace

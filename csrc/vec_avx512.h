@@ -106,6 +106,28 @@ struct Avx512Float {
     }
   };
 
+  // Lane i is a's lane lanes[i]; 0 where that is W.
+  static Avx512Float pick(Avx512Float a, const int32_t* lanes) {
+    return {_mm512_permutex2var_ps(a.v, _mm512_loadu_si512(lanes), _mm512_setzero_ps())};
+  }
+
+  // Lane f is op over the lanes of r[f].
+  template <class Op>
+  static Avx512Float fold(const Avx512Float* r, Op op) {
+    Avx512Float a[8], b[4];
+    for (int i = 0; i < 8; ++i)
+      a[i] = op(Avx512Float{_mm512_unpacklo_ps(r[2 * i].v, r[2 * i + 1].v)},
+                Avx512Float{_mm512_unpackhi_ps(r[2 * i].v, r[2 * i + 1].v)});
+    for (int i = 0; i < 4; ++i)
+      b[i] = op(Avx512Float{_mm512_shuffle_ps(a[2 * i].v, a[2 * i + 1].v, 0x44)},
+                Avx512Float{_mm512_shuffle_ps(a[2 * i].v, a[2 * i + 1].v, 0xEE)});
+    const auto halves = [&](Avx512Float x, Avx512Float y) {  // of the four 128-bit pieces of each
+      return op(Avx512Float{_mm512_shuffle_f32x4(x.v, y.v, 0x88)},
+                Avx512Float{_mm512_shuffle_f32x4(x.v, y.v, 0xDD)});
+    };
+    return halves(halves(b[0], b[1]), halves(b[2], b[3]));
+  }
+
   // out[i] = table[place[i]], `blocks` vectors of them, from a table of at most 64.
   static void look_up(const float* table, int64_t size, const int32_t* place, int64_t blocks,
                       float* out) {
