@@ -3,85 +3,17 @@
 // utterance's loss. Lengths and labels are checked in the core.
 #include "bindings.h"
 
-#include <cstdlib>
-#include <memory>
-#include <mutex>
-#include <new>
+#include <nanobind/ndarray.h>
+
+#include <cstring>
 
 #include "ctc.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "host_memory.h"
 
 namespace nb = nanobind;
 
 namespace ctcspeech {
 namespace {
-
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<void, Free>;
-
-Memory allocate(size_t bytes) {
-  void* p = std::aligned_alloc(64, (bytes + 63) & ~size_t{63});
-  if (!p) throw std::bad_alloc();
-  return Memory(p);
-}
-
-// A workspace for the length of a call. The last one of modest size is kept for the next call, so that
-// training does not pay for fresh pages at each step; a second thread calling meanwhile gets its own.
-class Workspace {
- public:
-  explicit Workspace(size_t bytes) : lock_(mutex(), std::try_to_lock), bytes_(bytes) {
-    if (bytes == 0) bytes = 64;
-    if (!lock_.owns_lock() || bytes > kKeep) {
-      own_ = allocate(bytes);
-      return;
-    }
-    if (kept_bytes() < bytes) {
-      kept().reset();
-      kept_bytes() = 0;
-      kept() = allocate(bytes);
-      kept_bytes() = bytes;
-    }
-  }
-  void* get() const { return own_ ? own_.get() : kept().get(); }
-  size_t bytes() const { return bytes_; }
-
- private:
-  static constexpr size_t kKeep = size_t{32} << 20;
-  static std::mutex& mutex() {
-    static std::mutex m;
-    return m;
-  }
-  static Memory& kept() {
-    static Memory m;
-    return m;
-  }
-  static size_t& kept_bytes() {
-    static size_t bytes = 0;
-    return bytes;
-  }
-  std::unique_lock<std::mutex> lock_;
-  size_t bytes_;
-  Memory own_;
-};
-
-// A large gradient is memory fresh from the system: in pages of 4 kB, getting it takes longer than
-// computing what goes in.
-void ask_for_huge_pages(void* memory, size_t bytes) {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr size_t kLarge = size_t{8} << 20, kPage = 4096;
-  if (bytes < kLarge) return;
-  const auto begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
-  const auto end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: it may fail
-#else
-  (void)memory, (void)bytes;
-#endif
-}
 
 const void* address(uintptr_t p) { return reinterpret_cast<const void*>(p); }
 void* writable(uintptr_t p) { return reinterpret_cast<void*>(p); }
@@ -114,7 +46,7 @@ ctcspeech_ctc_input make_input(uintptr_t logits, int type, int64_t frames, int64
   return in;
 }
 
-// None if all went well, else (status, item, position) for ctc.py to put into words.
+// None if all went well (or what was asked for), else (status, item, position) for ctc.py to put into words.
 nb::object explain(const ctcspeech_ctc_input& in, ctcspeech_status status) {
   if (status == CTCSPEECH_OK) return nb::none();
   int64_t item, position;
@@ -130,6 +62,22 @@ ctcspeech_ctc_where on_cpu(int threads, int isa) {
   return where;
 }
 
+// The labels and lengths as they are now, one array after the other: the caller may change theirs.
+nb::bytes copy_of_labels(const ctcspeech_ctc_input& in) {
+  const size_t item = in.index_type == CTCSPEECH_INT32 ? 4 : 8;
+  const bool padded = in.target_stride != CTCSPEECH_CONCATENATED;
+  const size_t lengths = static_cast<size_t>(in.batch) * item;
+  const size_t labels = static_cast<size_t>(in.max_target_length) * (padded ? lengths : item);
+  PyObject* bytes =
+      PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(labels + 2 * lengths));
+  if (!bytes) throw nb::python_error();
+  char* out = PyBytes_AsString(bytes);
+  if (labels) std::memcpy(out, in.targets, labels);
+  if (lengths) std::memcpy(out + labels, in.input_lengths, lengths);
+  if (lengths) std::memcpy(out + labels + lengths, in.target_lengths, lengths);
+  return nb::steal<nb::bytes>(bytes);
+}
+
 nb::object loss(uintptr_t logits, int type, int64_t frames, int64_t batch, int64_t classes,
                 int64_t frame_stride, int64_t batch_stride, uintptr_t targets,
                 uintptr_t input_lengths, uintptr_t target_lengths, int index_type,
@@ -137,7 +85,8 @@ nb::object loss(uintptr_t logits, int type, int64_t frames, int64_t batch, int64
                 bool allow_wildcard, double wildcard_penalty, double delay_penalty,
                 uintptr_t losses, uintptr_t reduced, uintptr_t gradient,
                 int64_t gradient_frame_stride, int64_t gradient_batch_stride, int reduction,
-                bool zero_infinity, int threads, int isa, int arithmetic, uintptr_t arithmetic_used) {
+                bool zero_infinity, int threads, int isa, int arithmetic, uintptr_t arithmetic_used,
+                bool keep_labels) {
   const auto in = make_input(logits, type, frames, batch, classes, frame_stride, batch_stride,
                              targets, input_lengths, target_lengths, index_type, target_stride,
                              max_target_length, blank, allow_wildcard, wildcard_penalty,
@@ -157,15 +106,11 @@ nb::object loss(uintptr_t logits, int type, int64_t frames, int64_t batch, int64
   {
     nb::gil_scoped_release release;
     where.workspace_bytes = ctcspeech_ctc_workspace(&in, &out, &where);
-    const Workspace workspace(where.workspace_bytes);
+    const HostWorkspace workspace(where.workspace_bytes);
     where.workspace = workspace.get();
-    const size_t item = type == CTCSPEECH_FLOAT64 ? 8 : type == CTCSPEECH_FLOAT32 ? 4 : 2;
-    const bool dense = gradient_frame_stride == batch * classes ||
-                       gradient_batch_stride == frames * classes;  // as torch.empty gives it
-    if (gradient && where.workspace_bytes && dense)
-      ask_for_huge_pages(out.gradient, static_cast<size_t>(frames * batch * classes) * item);
     status = ctcspeech_ctc_loss(&in, &out, &where);
   }
+  if (keep_labels && status == CTCSPEECH_OK) return copy_of_labels(in);
   return explain(in, status);
 }
 
@@ -186,7 +131,7 @@ nb::object posteriors(uintptr_t logits, int type, int64_t frames, int64_t batch,
   {
     nb::gil_scoped_release release;
     where.workspace_bytes = ctcspeech_ctc_workspace(&in, &out, &where);
-    const Workspace workspace(where.workspace_bytes);
+    const HostWorkspace workspace(where.workspace_bytes);
     where.workspace = workspace.get();
     status = ctcspeech_ctc_posteriors(&in, static_cast<double*>(out.gradient), stride_n, stride_t,
                                       &where);
@@ -194,9 +139,17 @@ nb::object posteriors(uintptr_t logits, int type, int64_t frames, int64_t batch,
   return explain(in, status);
 }
 
+// Bytes for a large gradient, as a NumPy array that owns them.
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> large_block(size_t bytes) {
+  LargeBlock* block = LargeBlock::take(bytes);
+  nb::capsule owner(block, [](void* p) noexcept { static_cast<LargeBlock*>(p)->give_back(); });
+  return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(block->get(), {bytes}, owner);
+}
+
 }  // namespace
 
 void bind_ctc(nb::module_& m) {
+  m.def("large_block", &large_block);
   m.def("ctc_loss", &loss);
   m.def("ctc_posteriors", &posteriors);
 }

@@ -117,6 +117,9 @@ class Problem(NamedTuple):
     def batch(self) -> int:
         return self.logits.shape[0 if self.batch_first else 1]
 
+    def of(self, logits: Any) -> "Problem":
+        return self._replace(logits=logits)
+
 
 def raise_error(problem: Problem, error: tuple[int, int, int]) -> None:
     """The core's status in words."""
@@ -164,17 +167,18 @@ def raise_error(problem: Problem, error: tuple[int, int, int]) -> None:
 
 
 def compute(problem: Problem, losses: Any, reduced: Any, gradient: Any, reduction: int,
-             zero_infinity: bool, arithmetic: Any = None) -> None:  # fmt: skip
+            zero_infinity: bool, arithmetic: Any = None,
+            keep_labels: bool = False) -> Any:  # fmt: skip
     """Losses, their reduction, the gradient, and the kind of number that each utterance took
-    (int32) into the given arrays (None: not wanted)."""
+    (int32) into the given arrays (None: not wanted). With `keep_labels` returns a copy of labels
+    and lengths as bytes (on the CPU)."""
     if isinstance(problem.logits, torch.Tensor) and problem.logits.is_cuda:
         from ctcspeech import _ctc_cuda
 
-        _ctc_cuda.compute(problem, losses, reduced, gradient, reduction, zero_infinity)
-        return
+        return _ctc_cuda.compute(problem, losses, reduced, gradient, reduction, zero_infinity)
     n, t = (0, 1) if problem.batch_first else (1, 0)
     strides = (0, 0, 0) if gradient is None else _strides(gradient)
-    error = _core.ctc_loss(
+    answer = _core.ctc_loss(
         *problem.arguments(),
         _address(losses),
         _address(reduced),
@@ -187,9 +191,20 @@ def compute(problem: Problem, losses: Any, reduced: Any, gradient: Any, reductio
         _isa,
         _arithmetic,
         _address(arithmetic),
+        keep_labels,
     )
-    if error is not None:
-        raise_error(problem, error)
+    if type(answer) is tuple:
+        raise_error(problem, answer)
+    return answer
+
+
+LARGE = 1 << 17  # bytes, from which on memory for gradients is kept and used again
+
+
+def large_block(size: int) -> np.ndarray:
+    """Bytes in pages that an earlier gradient has already been in."""
+    block: np.ndarray = _core.large_block(size)
+    return block
 
 
 # ---- arguments -------------------------------------------------------------------------------
@@ -255,56 +270,88 @@ def lengths_of(name: str, value: Any, batch: int) -> torch.Tensor:
 
 def prepare(logits: Any, targets: Any, input_lengths: Any, target_lengths: Any,
              batch_first: bool, options: Options) -> Problem:  # fmt: skip
-    """Checks everything but the values of lengths and labels, which the core looks at."""
+    """Checks everything but the values of lengths and labels, which the core looks at. What is as
+    it should be passes with few looks: a short utterance's loss takes no longer than these."""
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}")
     if logits.dtype not in TORCH_FLOATS:
         raise TypeError(f"logits must be float32, float64, float16 or bfloat16, got {logits.dtype}")
-    if logits.ndim == 2:
+    shape = logits.shape
+    if len(shape) == 2:
         logits, batch_first = logits.unsqueeze(1), False
-    elif logits.ndim != 3:
+        shape = logits.shape
+    elif len(shape) != 3:
         raise ValueError(
             f"logits must be (T, N, C), (N, T, C) with batch_first, or (T, C); "
             f"got {logits.ndim} dimensions"
         )
-    batch = logits.shape[0 if batch_first else 1]
-    targets = integers("targets", targets)
-    longest = 0
-    if logits.device.type != "cpu":
-        if logits.device.type != "cuda":
-            raise ValueError(f"logits must be on the CPU or a CUDA device, got {logits.device}")
-        from ctcspeech import _ctc_cuda
+    batch, longest = shape[0 if batch_first else 1], 0
+    if not logits.is_cpu:
+        input_lengths, target_lengths, longest = lengths_on_device(
+            logits, shape[1 if batch_first else 0], batch, targets, input_lengths, target_lengths
+        )
+    if type(targets) is not torch.Tensor or targets.dtype is not torch.int64:
+        targets = integers("targets", targets)
+    if type(input_lengths) is not torch.Tensor or input_lengths.shape != (batch,):
+        input_lengths = lengths_of("input_lengths", input_lengths, batch)
+    if type(target_lengths) is not torch.Tensor or target_lengths.shape != (batch,):
+        target_lengths = lengths_of("target_lengths", target_lengths, batch)
+    problem = Problem(logits, targets, input_lengths, target_lengths, batch_first, options, longest)
+    as_usual = (
+        targets.dtype is input_lengths.dtype is target_lengths.dtype
+        and input_lengths.shape == target_lengths.shape == (batch,)
+        and targets.ndim == 2
+        and targets.shape[0] == batch
+        and shape[2] > 0
+        and logits.is_cpu
+        and targets.is_cpu
+        and input_lengths.is_cpu
+        and target_lengths.is_cpu
+    )
+    if not as_usual:
+        check_tensors(problem)
+    return problem
 
-        _ctc_cuda.check_built(logits)
-        if type(input_lengths) is int:
-            frames = logits.shape[1 if batch_first else 0]
-            input_lengths = _ctc_cuda.int_length(
-                "input_lengths", input_lengths, frames, batch, logits.device
-            )
-        if type(target_lengths) is int:
-            longest = max(1, target_lengths)
-            target_lengths = _ctc_cuda.int_length(
-                "target_lengths", target_lengths, targets.shape[-1], batch, logits.device
-            )
-    input_lengths = lengths_of("input_lengths", input_lengths, batch)
-    target_lengths = lengths_of("target_lengths", target_lengths, batch)
+
+def lengths_on_device(logits: torch.Tensor, frames: int, batch: int, targets: Any,
+                      input_lengths: Any, target_lengths: Any) -> tuple[Any, Any, int]:  # fmt: skip
+    """Lengths for logits that are not on the CPU, and the longest target if it is known."""
+    if logits.device.type != "cuda":
+        raise ValueError(f"logits must be on the CPU or a CUDA device, got {logits.device}")
+    from ctcspeech import _ctc_cuda
+
+    _ctc_cuda.check_built(logits)
+    longest, device = 0, logits.device
+    if type(input_lengths) is int:
+        input_lengths = _ctc_cuda.int_length("input_lengths", input_lengths, frames, batch, device)
+    if type(target_lengths) is int:
+        longest = max(1, target_lengths)
+        most = integers("targets", targets).shape[-1]
+        target_lengths = _ctc_cuda.int_length("target_lengths", target_lengths, most, batch, device)
+    return input_lengths, target_lengths, longest
+
+
+def check_tensors(problem: Problem) -> None:
+    """Types, devices and shapes, with a word for each that is wrong."""
+    logits, targets, input_lengths, target_lengths, batch_first, _, _ = problem
     lengths = {"input_lengths": input_lengths, "target_lengths": target_lengths}
     for name, value in (("targets", targets), *lengths.items()):
         if value.device.type != "cpu" and value.device != logits.device:
             raise ValueError(f"{name} are on {value.device}, but logits on {logits.device}")
+        integers(name, value)
     check_shapes(logits, targets, lengths, batch_first)
-    return Problem(logits, targets, input_lengths, target_lengths, batch_first, options, longest)
 
 
 def own(problem: Problem, copy: bool) -> Problem:
     """As the core wants it: one contiguous integer type, classes contiguous. With `copy` the labels
-    and lengths are ours, so that the caller may change theirs before the way back."""
+    and lengths of CUDA tensors are ours, so that the caller may change theirs before the way back
+    (those on the CPU are copied by the core)."""
     logits, targets, input_lengths, target_lengths, batch_first, options, _ = problem
-    if logits.stride(2) != 1 and logits.shape[2] != 1:
-        logits = logits.contiguous()
     if logits.is_cuda:
         from ctcspeech import _ctc_cuda
 
+        if logits.stride(2) != 1 and logits.shape[2] != 1:
+            logits = logits.contiguous()
         return _ctc_cuda.on_device(problem._replace(logits=logits), copy)
     dtype = targets.dtype
     if input_lengths.dtype is not dtype or target_lengths.dtype is not dtype:
@@ -312,16 +359,41 @@ def own(problem: Problem, copy: bool) -> Problem:
         targets, input_lengths, target_lengths = (
             i.to(dtype) for i in (targets, input_lengths, target_lengths)
         )
-    if copy:  # clones of the contiguous layout
-        targets, input_lengths, target_lengths = (
-            i.clone(memory_format=torch.contiguous_format)
-            for i in (targets, input_lengths, target_lengths)
-        )
-    else:
-        targets, input_lengths, target_lengths = (
-            i.contiguous() for i in (targets, input_lengths, target_lengths)
-        )
+    elif (
+        (logits.stride(2) == 1 or logits.shape[2] == 1)
+        and targets.is_contiguous()
+        and input_lengths.is_contiguous()
+        and target_lengths.is_contiguous()
+    ):
+        return problem
+    if logits.stride(2) != 1 and logits.shape[2] != 1:
+        logits = logits.contiguous()
+    targets, input_lengths, target_lengths = (
+        i.contiguous() for i in (targets, input_lengths, target_lengths)
+    )
     return Problem(logits, targets, input_lengths, target_lengths, batch_first, options)
+
+
+class Kept(NamedTuple):
+    """What a way back may need of a problem besides its logits: a copy, since the caller may change
+    labels and lengths meanwhile. (On CUDA that is a Problem with labels and lengths of its own.)"""
+
+    integers: bytes
+    dtype: torch.dtype
+    targets_shape: tuple[int, ...]
+    batch: int
+    batch_first: bool
+    options: Options
+
+    def of(self, logits: Any) -> Problem:
+        dtype = np.int32 if self.dtype == torch.int32 else np.int64
+        flat = torch.from_numpy(np.frombuffer(self.integers, dtype).copy())
+        labels = len(flat) - 2 * self.batch
+        targets, input_lengths, target_lengths = flat.split([labels, self.batch, self.batch])
+        targets = targets.view(self.targets_shape)
+        return Problem(
+            logits, targets, input_lengths, target_lengths, self.batch_first, self.options
+        )
 
 
 def loss_dtype(logits: torch.Tensor) -> torch.dtype:

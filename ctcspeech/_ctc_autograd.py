@@ -4,7 +4,17 @@ from typing import Any
 
 import torch
 
-from ctcspeech._ctc_arguments import Options, Problem, compute, loss_dtype, own, prepare
+from ctcspeech._ctc_arguments import (
+    LARGE,
+    Kept,
+    Options,
+    Problem,
+    compute,
+    large_block,
+    loss_dtype,
+    own,
+    prepare,
+)
 from ctcspeech._ctc_terms import differentiable_losses
 
 __all__: list[str] = []
@@ -12,35 +22,57 @@ __all__: list[str] = []
 # ---- eager autograd --------------------------------------------------------------------------
 
 
-def scaled(problem: Problem, gradient: torch.Tensor, grad_losses: torch.Tensor) -> torch.Tensor:
+def scaled(kept: Any, gradient: torch.Tensor, grad_losses: torch.Tensor) -> torch.Tensor:
     """gradient times the incoming derivative, in place: (N,) or a single value."""
     if gradient.is_cuda:
         from ctcspeech import _ctc_cuda
 
-        return _ctc_cuda.scaled(problem, gradient, grad_losses)
+        return _ctc_cuda.scaled(kept, gradient, grad_losses)
     if grad_losses.ndim == 0:
         factor = grad_losses.item()
         return gradient if factor == 1 else gradient.mul_(factor)
-    shape = (-1, 1, 1) if problem.batch_first else (1, -1, 1)
+    shape = (-1, 1, 1) if kept.batch_first else (1, -1, 1)
     return gradient.mul_(grad_losses.view(shape))
 
 
+def gradient_like(logits: torch.Tensor) -> torch.Tensor:
+    """Memory for the gradient: the logits' layout where that is dense, classes contiguous."""
+    if logits.is_cuda:
+        return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    count, itemsize = logits.numel(), logits.element_size()
+    if count * itemsize < LARGE:
+        return torch.empty_like(logits)
+    flat = torch.frombuffer(large_block(count * itemsize), dtype=logits.dtype)
+    T, N, C = logits.shape
+    if logits.stride() == (C, T * C, 1):
+        return flat.view(N, T, C).transpose(0, 1)
+    return flat.view(T, N, C)
+
+
 def gradient_of(problem: Problem, reduction: int) -> torch.Tensor:
-    """The gradient of the reduced loss, contiguous, in the logits' layout."""
-    logits = problem.logits
-    gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    """The gradient of the reduced loss."""
+    gradient = gradient_like(problem.logits)
     compute(problem, None, None, gradient, reduction, False)
     return gradient
 
 
 def loss_alone(problem: Problem, reduction: int, zero_infinity: bool) -> torch.Tensor:
     """The reduced loss, without gradient."""
-    shape = (problem.batch,) if reduction == 0 else ()
     logits = problem.logits
-    result = torch.empty(shape, dtype=loss_dtype(logits), device=logits.device)
-    losses, reduced = (result, None) if reduction == 0 else (None, result)
-    compute(problem, losses, reduced, None, reduction, zero_infinity)
+    if reduction == 0:
+        result = torch.empty(problem.batch, dtype=loss_dtype(logits), device=logits.device)
+        compute(problem, result, None, None, 0, zero_infinity)
+    else:
+        result = torch.empty((), dtype=loss_dtype(logits), device=logits.device)
+        compute(problem, None, result, None, reduction, zero_infinity)
     return result
+
+
+def kept_of(problem: Problem, labels: bytes | None) -> Kept | Problem:
+    if labels is None:
+        return Problem(None, *problem[1:])
+    targets, options = problem.targets, problem.options
+    return Kept(labels, targets.dtype, targets.shape, problem.batch, problem.batch_first, options)
 
 
 class Loss(torch.autograd.Function):
@@ -52,15 +84,17 @@ class Loss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, problem: Problem, reduction: int,
                 zero_infinity: bool) -> torch.Tensor:  # fmt: skip
-        shape = (problem.batch,) if reduction == 0 else ()
-        result = torch.empty(shape, dtype=loss_dtype(logits), device=logits.device)
-        losses, reduced = (result, None) if reduction == 0 else (None, result)
-        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
         ctx.save_for_backward(logits)
-        ctx.problem = Problem(None, *problem[1:])
+        ctx.gradient = gradient = gradient_like(logits)
+        result = torch.empty(
+            problem.batch if reduction == 0 else (),
+            dtype=torch.float64 if logits.dtype is torch.float64 else torch.float32,
+            device=logits.device,
+        )
+        losses, reduced = (result, None) if reduction == 0 else (None, result)
+        labels = compute(problem, losses, reduced, gradient, reduction, zero_infinity, None, True)
+        ctx.kept = kept_of(problem, labels)
         ctx.reduction = reduction
-        ctx.gradient = gradient
-        compute(problem, losses, reduced, gradient, reduction, zero_infinity)
         return result
 
     @staticmethod
@@ -69,29 +103,34 @@ class Loss(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if torch.is_grad_enabled():  # create_graph=True: the gradient is to be differentiated
             (logits,) = ctx.saved_tensors
-            result = Gradient.apply(grad_losses, logits, ctx.problem, ctx.reduction)
+            result = Gradient.apply(grad_losses, logits, ctx.kept, ctx.reduction)
             return result, None, None, None
         if gradient is None:  # a second way back through the same graph
             (logits,) = ctx.saved_tensors
-            gradient = gradient_of(ctx.problem._replace(logits=logits), ctx.reduction)
-        return scaled(ctx.problem, gradient, grad_losses), None, None, None
+            gradient = gradient_of(ctx.kept.of(logits), ctx.reduction)
+        return scaled(ctx.kept, gradient, grad_losses), None, None, None
+
+
+# What Function.apply calls when no function transform of torch.func looks on.
+apply_loss = super(torch.autograd.Function, Loss).apply
 
 
 class Gradient(torch.autograd.Function):
     """The gradient as a function that can be differentiated again (slowly)."""
 
     @staticmethod
-    def forward(ctx: Any, grad_losses: torch.Tensor, logits: torch.Tensor, problem: Problem,
+    def forward(ctx: Any, grad_losses: torch.Tensor, logits: torch.Tensor, kept: Any,
                 reduction: int) -> torch.Tensor:  # fmt: skip
         ctx.save_for_backward(grad_losses, logits)
-        ctx.problem, ctx.reduction = problem, reduction
-        gradient = gradient_of(problem._replace(logits=logits), reduction)
-        return scaled(problem, gradient, grad_losses)
+        ctx.kept, ctx.reduction = kept, reduction
+        gradient = gradient_of(kept.of(logits), reduction)
+        return scaled(kept, gradient, grad_losses)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         grad_losses, logits = ctx.saved_tensors
-        second = second_derivatives(grads[0], grad_losses, logits, ctx.problem, ctx.reduction)
+        problem = ctx.kept.of(logits)
+        second = second_derivatives(grads[0], grad_losses, logits, problem, ctx.reduction)
         return *second, None, None
 
 
@@ -219,19 +258,71 @@ _op.register_autograd(_op_backward, setup_context=_op_context)
 _backward_op.register_autograd(_backward_op_backward, setup_context=_backward_op_context)
 
 
+# ---- torch.func: the same two operators as functions that its transforms accept ---------------
+
+
+class FunctionalLoss(torch.autograd.Function):
+    """(losses, gradient of their sum) under torch.func.grad, vjp, jacrev."""
+
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _op(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _op_context(ctx, inputs, output)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        result = FunctionalGradient.apply(grads[0], *ctx.saved_tensors, *ctx.rest)
+        return result, *([None] * 9)
+
+
+class FunctionalGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(*inputs: Any) -> Any:
+        return _backward_op(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        _backward_op_context(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        grad_losses, logits, targets, input_lengths, target_lengths = ctx.saved_tensors
+        blank, batch_first, wildcard, delay = ctx.rest
+
+        def first(g: torch.Tensor, x: torch.Tensor) -> Any:
+            def total(x: torch.Tensor) -> torch.Tensor:
+                x = x.transpose(0, 1) if batch_first else x
+                lengths = input_lengths, target_lengths
+                return (
+                    differentiable_losses(x, targets, *lengths, blank, wildcard, delay) * g
+                ).sum()
+
+            return torch.func.grad(total)(x)
+
+        pull: Any = torch.func.vjp(first, grad_losses, logits)[1]
+        grad_grad, grad_logits = pull(grads[0])
+        return grad_grad, None, grad_logits, *([None] * 7)
+
+
 def traced(logits: torch.Tensor) -> bool:
     """Whether something other than plain eager execution looks on."""
     return (
         torch.compiler.is_compiling()
         or type(logits) not in (torch.Tensor, torch.nn.Parameter)
         or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._are_functorch_transforms_active()
     )
 
 
 def through_op(problem: Problem, reduction: int, zero_infinity: bool) -> torch.Tensor:
     p = problem
     with_gradient = torch.is_grad_enabled() and p.logits.requires_grad
-    losses, _ = _op(
+    transformed = torch._C._are_functorch_transforms_active()
+    losses, _ = (FunctionalLoss.apply if transformed else _op)(
         p.logits,
         p.targets,
         p.input_lengths,
@@ -241,6 +332,6 @@ def through_op(problem: Problem, reduction: int, zero_infinity: bool) -> torch.T
         p.batch_first,
         p.options.wildcard_penalty,
         p.options.delay_penalty,
-        with_gradient,
+        with_gradient or transformed,
     )
     return reduce(losses, p.target_lengths, reduction)

@@ -16,6 +16,7 @@ import torch
 
 from ctcspeech import _core
 from ctcspeech._ctc_arguments import (
+    LARGE,
     REDUCTIONS,
     WILDCARD,
     Options,
@@ -23,13 +24,14 @@ from ctcspeech._ctc_arguments import (
     check_options,
     compute,
     integers,
+    large_block,
     lengths_of,
     numpy_problem,
     own,
     prepare,
     raise_error,
 )
-from ctcspeech._ctc_autograd import Loss, loss_alone, reduce, through_op, traced
+from ctcspeech._ctc_autograd import apply_loss, loss_alone, reduce, through_op, traced
 from ctcspeech._ctc_terms import label_smoothing_term
 
 __all__ = ["CTCLoss", "WILDCARD", "ctc_loss", "infeasible", "loss_and_grad", "posteriors"]
@@ -100,7 +102,7 @@ def ctc_loss(
         losses = through_op(problem, code, zero_infinity)
     elif logits.requires_grad and torch.is_grad_enabled():
         problem = own(problem, copy=True)
-        losses = Loss.apply(problem.logits, problem, code, zero_infinity)
+        losses = apply_loss(problem.logits, problem, code, zero_infinity)
     else:
         problem = own(problem, copy=False)
         losses = loss_alone(problem, code, zero_infinity)
@@ -215,7 +217,10 @@ def loss_and_grad(
     code = REDUCTIONS[reduction]
     dtype = np.float64 if x.dtype == np.float64 else np.float32
     result = np.empty(problem.batch if code == 0 else (), dtype)
-    gradient = np.empty(x.shape, x.dtype)
+    if x.nbytes < LARGE:
+        gradient = np.empty(x.shape, x.dtype)
+    else:
+        gradient = large_block(x.nbytes).view(x.dtype).reshape(x.shape)
     losses, reduced = (result, None) if code == 0 else (None, result)
     compute(problem, losses, reduced, gradient, code, zero_infinity)
     if as_numpy("logits", logits).ndim == 2:

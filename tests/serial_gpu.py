@@ -39,9 +39,10 @@ def pretend_to_be_a_device(monkeypatch):
         contiguous = plain_own(problem, copy=False).logits
         return _ctc_cuda.on_device(problem._replace(logits=contiguous), copy)
 
-    def either(problem, *rest):
+    def either(problem, losses, reduced, gradient, reduction, zero_infinity, *rest):
         torchs = isinstance(problem.logits, torch.Tensor)
-        return (_ctc_cuda.compute if torchs else compute)(problem, *rest)
+        run = _ctc_cuda.compute if torchs else compute
+        run(problem, losses, reduced, gradient, reduction, zero_infinity)
 
     monkeypatch.setattr(_ctc_cuda, "_core", HostCore())
     stream = SimpleNamespace(cuda_stream=7)

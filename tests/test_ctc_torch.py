@@ -138,6 +138,30 @@ def test_distributed_data_parallel(tmp_path):
         torch.testing.assert_close(gradient, model.linear.weight.grad)
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_function_transforms(reduction):
+    logits, *rest = batch(T=7, L=3, dtype=torch.float64)
+    rest = rest[0], torch.tensor([7, 7, 4]), torch.tensor([3, 2, 0])
+
+    def function(x):
+        return ctc_loss(x, *rest, reduction=reduction)
+
+    _, wanted = loss_and_gradient(function, logits)
+    torch.testing.assert_close(torch.func.grad(function)(logits), wanted)
+    value, pull = torch.func.vjp(function, logits)
+    torch.testing.assert_close(value, function(logits))
+    torch.testing.assert_close(pull(torch.tensor(2.0, dtype=torch.float64))[0], 2 * wanted)
+    direction = torch.rand_like(logits)
+
+    def directional(x):
+        return (torch.func.grad(function)(x) * direction).sum()
+
+    x = logits.clone().requires_grad_()
+    (first,) = torch.autograd.grad(function(x), x, create_graph=True)
+    (second,) = torch.autograd.grad((first * direction).sum(), x)
+    torch.testing.assert_close(torch.func.grad(directional)(logits), second)
+
+
 def test_non_contiguous_input():
     logits, *rest = batch(C=6)
     wide = torch.zeros(20, 3, 12)
