@@ -6,6 +6,10 @@
 #include "ctc_block_chains.h"
 #include "ctc_cuda.h"
 
+#ifndef CTC_DYNAMIC_SHARED  // tests/fuzz/cuda_on_host has another
+#define CTC_DYNAMIC_SHARED(name) extern __shared__ uint4 name[]
+#endif
+
 namespace ctcspeech {
 namespace {
 
@@ -17,7 +21,7 @@ class CudaBlock {
   __device__ int64_t count() const { return gridDim.x; }
   __device__ int threads() const { return static_cast<int>(blockDim.x); }
   __device__ char* shared() const {
-    extern __shared__ uint4 dynamic[];
+    CTC_DYNAMIC_SHARED(dynamic);
     return reinterpret_cast<char*>(dynamic);
   }
 
@@ -93,9 +97,10 @@ struct CudaLauncher {
         !fine(cudaFuncSetAttribute(run_block<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    static_cast<int>(launch.shared))))
       return false;
-    const auto blocks = static_cast<unsigned>(launch.blocks);
-    run_block<<<blocks, static_cast<unsigned>(launch.threads), launch.shared, stream>>>(kernel);
-    return fine(cudaGetLastError());
+    void* arguments[] = {const_cast<Kernel*>(&kernel)};
+    return fine(cudaLaunchKernel(run_block<Kernel>, dim3(static_cast<unsigned>(launch.blocks)),
+                                 dim3(static_cast<unsigned>(launch.threads)), arguments,
+                                 launch.shared, stream));
   }
 };
 

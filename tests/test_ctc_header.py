@@ -1,4 +1,4 @@
-"""The C header: compiles as C, and survives random problems under the sanitizers; the GPU's kernels
+"""The C header: compiles as C, and survives random problems under the sanitizers; csrc/ctc_cuda.cu
 too, with a thread for each of a block's.
 
 CTCSPEECH_FUZZ_SECONDS=10 python -m pytest tests/test_ctc_header.py
@@ -73,7 +73,8 @@ def test_fuzz(tmp_path, sanitizer):
 def test_threads_of_a_block_do_not_race(tmp_path):
     sources = [str(ROOT / name) for name in ("tests/fuzz/ctc_threads.cpp", "csrc/ctc_serial.cpp")]
     program = str(tmp_path / "ctc_threads")
-    flags = ["-std=c++17", "-O1", "-g1", "-fsanitize=thread", "-pthread"]
+    flags = ["-std=c++17", "-O1", "-g1", "-fsanitize=thread", "-pthread", "-DCTCSPEECH_CUDA=1"]
+    flags.append(f"-I{ROOT / 'tests/fuzz/cuda_on_host'}")
     subprocess.run([CXX, *flags, *sources, "-o", program], check=True)
     seconds = os.environ["CTCSPEECH_FUZZ_SECONDS"]
     done = subprocess.run([program, seconds], capture_output=True, text=True)
