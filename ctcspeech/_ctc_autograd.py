@@ -137,21 +137,21 @@ class Gradient(torch.autograd.Function):
 def second_derivatives(direction: torch.Tensor, grad_losses: torch.Tensor, logits: torch.Tensor,
                         problem: Problem, reduction: int) -> tuple[Any, Any]:  # fmt: skip
     """Derivatives of <direction, gradient> with respect to grad_losses and logits, by autograd
-    through a recursion written in torch. It runs on the CPU, wherever the logits are."""
+    through a recursion written in torch."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         x = logits if logits.requires_grad else logits.detach().requires_grad_()
         g = grad_losses if grad_losses.requires_grad else grad_losses.detach().requires_grad_()
         p = problem
         losses = differentiable_losses(
-            (x.transpose(0, 1) if p.batch_first else x).cpu(),
-            p.targets.cpu(),
-            p.input_lengths.cpu(),
-            p.target_lengths.cpu(),
+            x.transpose(0, 1) if p.batch_first else x,
+            p.targets,
+            p.input_lengths,
+            p.target_lengths,
             p.options.blank,
             p.options.wildcard_penalty,
             p.options.delay_penalty,
-        ).to(x.device)
+        )
         total = (reduce(losses, p.target_lengths, reduction) * g).sum()
         (first,) = torch.autograd.grad(total, x, create_graph=True)
         return torch.autograd.grad(  # type: ignore[return-value]

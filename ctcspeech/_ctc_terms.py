@@ -21,8 +21,12 @@ def differentiable_losses(
     """-ln p of each utterance (N,), by operations that autograd can differentiate again and again.
 
     logits (T, N, C), not empty; targets (N, L) or concatenated. 0 for an impossible utterance.
-    Graves et al. 2006, equations 6 to 8, in logarithms; alpha of all N and S in one tensor.
+    Graves et al. 2006, equations 6 to 8, in logarithms; alpha of all N and S in one tensor. Runs on
+    the CPU, wherever the logits are.
     """
+    device = logits.device
+    logits, targets = logits.cpu(), targets.cpu()
+    input_lengths, target_lengths = input_lengths.cpu(), target_lengths.cpu()
     frames, batch, _ = logits.shape
     states, wild = _extended(targets, target_lengths, blank)  # (N, S)
     log_probs = logits.double().log_softmax(2).clamp(min=_NEVER)  # (T, N, C)
@@ -53,7 +57,7 @@ def differentiable_losses(
     total = torch.cat([last.gather(1, end), on_label], 1).logsumexp(1)
     possible = (total > _NEVER / 2) & (input_lengths > 0)
     return torch.where(possible, -total, 0.0).to(
-        torch.float64 if logits.dtype == torch.float64 else torch.float32
+        device, torch.float64 if logits.dtype == torch.float64 else torch.float32
     )
 
 
