@@ -108,8 +108,10 @@ class FastLoss {
     if (!softmax.run()) return not_a_number();
     double loss;
     if constexpr (!kDouble)
-      if (least <= kSingle && keep != Keep::kNothing && !scales.underflow && in_float(loss))
+      if (least <= kSingle && keep != Keep::kNothing && !scales.underflow && in_float(loss)) {
+        if (small(loss, u.T)) refine(loss);
         return {loss, kSingle};
+      }
     if (least <= kTwice && in_double<Double>(loss)) return {loss, kTwice};
     if (least <= kWide && in_double<Wide>(loss)) return {loss, kWide};
     return fall_back();
@@ -180,6 +182,20 @@ class FastLoss {
     if (recursion.run(log_z) != Verdict::kGood) return false;
     loss = scales.log_sums - scales.own_highs - log_z;
     return true;
+  }
+
+  // The loss of a certain utterance, by the emissions that float has made: a frame's largest is 1 and
+  // exact, and the others' rounding matters by as much as they do. What must not be rounded is the product
+  // over the frames, and the sums of a row, which are nearly 1.
+  void refine(double& loss) {
+    Arena stage = arena;
+    auto* buffer = stage.template take<double>(kFrames * table.width);
+    WideningSource source(m.table, table.width, buffer);
+    Double recursion(table, source, nullptr, stage);
+    double log_z;
+    if (recursion.run_again(log_z) != Verdict::kGood) return;
+    loss = exact_log_sums<Element, V>(u, keep, m.table, table.width, m.scratch, scales) -
+           scales.own_highs - log_z;
   }
 
   template <class Stage>

@@ -146,11 +146,20 @@ class Recursion {
       return Verdict::kOutOfRange;
     }
     if (!certified(log_upper, log_lower, table.T)) return Verdict::kOutOfRange;
-    log_z = log_upper - 2 * static_cast<double>(table.L) * std::log(table.tilt);
+    log_z = log_upper - untilt();
+    return Verdict::kGood;
+  }
+
+  // The same from one pass, uncertified: for emissions that another kind of number has been through.
+  Verdict run_again(double& log_z) {
+    if (!forward<true>(log_z)) return Verdict::kOutOfRange;
+    log_z -= untilt();
     return Verdict::kGood;
   }
 
  private:
+  double untilt() const { return 2 * static_cast<double>(table.L) * std::log(table.tilt); }
+
   // Blocks that count at frame t. The lower end is that of the frame before, because the way back
   // computes beta of frame t - 1 in the sweep over frame t.
   int64_t low_block(int64_t t) const { return t ? lowest_label(t - 1, table.T, table.L) / W : 0; }

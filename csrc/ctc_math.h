@@ -90,5 +90,11 @@ CTC_SHARED bool certified(double log_upper, double log_lower, int64_t T) {
   return std::fabs(log_upper - log_lower) < tolerance;
 }
 
+// Whether float's rounding, which grows as sqrt(T), is felt in the loss itself. Only certain utterances
+// have losses so small; their sum is then taken again in double.
+CTC_SHARED bool small(double loss, int64_t T) {
+  return loss < std::sqrt(static_cast<double>(T));
+}
+
 }  // namespace
 }  // namespace ctcspeech

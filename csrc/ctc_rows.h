@@ -353,6 +353,48 @@ class Softmax {
   FrameScales<Real>& scales;
 };
 
+// sum exp(x - high) of a row beyond the terms that are 1, and how many those are
+template <class V>
+inline double rest_of_row(const typename V::Real* x, int64_t C, typename V::Real high, double& ones) {
+  constexpr int W = V::W;
+  const V shift = V::set(high), one = V::set(1), minus = V::set(-1), far = V::set(0x1p100f);
+  V rest = V::set(0), count = rest;
+  for (int64_t i = 0; i < C; i += W) {
+    const int here = static_cast<int>(C - i < W ? C - i : W);
+    const V d = V::sub(V::load_some(x + i, here, kMinusInfinity<V>), shift);
+    const V largest = V::add(one, V::max(V::mul(d, far), minus));  // 1 where d is 0, else 0
+    rest = V::add(rest, V::sub(exp_nonpositive(d), largest));
+    count = V::add(count, largest);
+  }
+  ones = static_cast<double>(count.sum());
+  return static_cast<double>(rest.sum());
+}
+
+// FrameScales::log_sums once more: each row's sum in double, of exponentials in float.
+template <class Element, class V>
+double exact_log_sums(const Utterance<Element>& u, Keep keep, const typename V::Real* table,
+                      int64_t width, typename V::Real* scratch,
+                      const FrameScales<typename V::Real>& scales) {
+  double log_sums = 0, product = 1;
+  for (int64_t t = 0; t < u.T; ++t) {
+    double sum[4] = {0, 0, 0, 0};
+    if (keep == Keep::kRows) {
+      for (int64_t c = 0; c < width; c += 4)  // whole vectors, a multiple of 4; zeros behind C
+        for (int i = 0; i < 4; ++i) sum[i] += static_cast<double>(table[t * width + c + i]);
+    } else {
+      const auto* x = as_reals(u.logits + t * u.frame_stride, u.C, scratch);
+      sum[0] = rest_of_row<V>(x, u.C, scales.high[t], sum[1]);
+    }
+    const double total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    if (total > 0) product *= total;
+    if (product > 1e200) {
+      log_sums += std::log(product);
+      product = 1;
+    }
+  }
+  return log_sums + std::log(product);
+}
+
 // ---- emissions for the recursion ----------------------------------------------------------------------
 
 // Rows made beforehand.
@@ -362,6 +404,20 @@ struct TableSource final : Source<Real> {
   int64_t width;
   TableSource(const Real* table, int64_t width) : table(table), width(width) {}
   const Real* rows(int64_t first, int) override { return table + first * width; }
+};
+
+// The same, for a recursion in double.
+struct WideningSource final : Source<double> {
+  const float* table;
+  int64_t width;
+  double* buffer;
+  WideningSource(const float* table, int64_t width, double* buffer)
+      : table(table), width(width), buffer(buffer) {}
+  const double* rows(int64_t first, int count) override {
+    const float* from = table + first * width;
+    for (int64_t i = 0; i < count * width; ++i) buffer[i] = static_cast<double>(from[i]);
+    return buffer;
+  }
 };
 
 // Rows made from the logits when asked for, relative to the frame's largest own logit, in float64:
