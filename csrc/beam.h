@@ -191,6 +191,7 @@ class Session {
   void normalise(const float* row);
   void take(uint32_t token);
   void frame(const float* row);
+  std::vector<float> probabilities() const;
   void near_certain_blank();
   void search();
   void search_popcnt();

@@ -8,13 +8,55 @@
 #include <unordered_set>
 
 #include "beam.h"
-#include "ctc.h"
 
 namespace ctcspeech::beam {
 
 namespace {
 
 constexpr size_t kSpareReadings = 3;  // looked at beyond n_best, since their order is a guess at first
+constexpr double kNegligible = 1e-15;  // of all mass in a frame
+
+// ln of the mass of all alignments of `tokens` with the frames of `p`, (T, C) probabilities (Graves et
+// al. 2006, section 4.1). Position i has said i tokens: said[i] ends in the last of them, gap[i] in the
+// blank. Only the positions between which the mass lies are looked at: those at either end that hold
+// less than `negligible` of it are left out.
+double forward(const std::vector<float>& p, size_t classes, uint32_t blank,
+               const std::vector<uint32_t>& tokens, double negligible) {
+  const size_t last = tokens.size();
+  std::vector<double> said(last + 1, 0), gap(last + 1, 0);
+  gap[0] = 1;
+  size_t low = 0, high = 0;
+  double ln_scale = 0;
+  for (const float* row = p.data(); row != p.data() + p.size(); row += classes) {
+    if (high < last) ++high;
+    double sum = 0;
+    for (size_t i = high; i > 0 && i >= low; --i) {  // downward: i - 1 still holds the frame before
+      const uint32_t token = tokens[i - 1];
+      const bool repeats = i > 1 && tokens[i - 2] == token;
+      const double enters = gap[i - 1] + (repeats ? 0 : said[i - 1]);
+      gap[i] = (gap[i] + said[i]) * row[blank];
+      said[i] = (said[i] + enters) * row[token];
+      sum += gap[i] + said[i];
+    }
+    if (low == 0) sum += gap[0] *= row[blank];
+    if (sum == 0) return -std::numeric_limits<double>::infinity();
+    const auto drop = [&](size_t i) {
+      if (said[i] + gap[i] > sum * negligible) return false;
+      said[i] = gap[i] = 0;
+      return true;
+    };
+    while (low < high && drop(low)) ++low;
+    while (high > low && drop(high)) --high;
+    if (sum < 1e-100) {
+      for (size_t i = low; i <= high; ++i) {
+        said[i] /= sum;
+        gap[i] /= sum;
+      }
+      ln_scale += std::log(sum);
+    }
+  }
+  return std::log(said[last] + gap[last]) + ln_scale;
+}
 
 }  // namespace
 
@@ -127,42 +169,16 @@ void Session::expand(std::vector<Final>& finals, size_t wanted) const {
 // stream has told its beginning. Of readings with one text the best stays; those that the frames are
 // too few for are dropped.
 void Session::rescore(std::vector<Final>& finals) {
-  std::vector<int32_t> targets, target_lengths;
-  for (const Final& final : finals) {
-    for (const uint32_t n : final.path) targets.push_back(static_cast<int32_t>(nodes_[n].token));
-    target_lengths.push_back(static_cast<int32_t>(final.path.size()));
-  }
-  const std::vector<int32_t> input_lengths(finals.size(), time_);
-  std::vector<float> losses(finals.size());
-  ctcspeech_ctc_input in{};
-  in.logits = logp_.data();
-  in.type = CTCSPEECH_FLOAT32;
-  in.index_type = CTCSPEECH_INT32;
-  in.frames = time_;
-  in.batch = static_cast<int64_t>(finals.size());
-  in.classes = in.frame_stride = d_.num_tokens();
-  in.batch_stride = 0;  // the same emissions for all
-  in.targets = targets.data();
-  in.target_stride = CTCSPEECH_CONCATENATED;
-  in.max_target_length = static_cast<int64_t>(targets.size());
-  in.input_lengths = input_lengths.data();
-  in.target_lengths = target_lengths.data();
-  in.blank = d_.blank_;
-  ctcspeech_ctc_output out{};
-  out.losses = losses.data();
-  ctcspeech_ctc_where where{};
-  where.threads = 1;
-  where.isa = -1;
-  where.workspace_bytes = ctcspeech_ctc_workspace(&in, &out, &where);
-  std::vector<char> memory(where.workspace_bytes + 64);
-  where.workspace = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64;
-  if (ctcspeech_ctc_loss(&in, &out, &where) != CTCSPEECH_OK)
-    throw std::runtime_error("the beam search found a labelling that is none");
-  for (size_t i = 0; i < finals.size(); ++i) {
+  const std::vector<float> p = probabilities();
+  const size_t classes = d_.tokens_.size();
+  for (Final& final : finals) {
     std::vector<uint32_t> tokens;
-    for (const uint32_t n : finals[i].path) tokens.push_back(nodes_[n].token);
+    for (const uint32_t n : final.path) tokens.push_back(nodes_[n].token);
+    double ln_p = forward(p, classes, d_.blank_, tokens, kNegligible);
+    if (ln_p == -std::numeric_limits<double>::infinity())
+      ln_p = forward(p, classes, d_.blank_, tokens, 0);
     double lm_score;
-    finals[i].score = lm_parts(tokens, true, lm_score) - losses[i] - log_scale_;
+    final.score = lm_parts(tokens, true, lm_score) + ln_p - log_scale_;
   }
   std::stable_sort(finals.begin() + 1, finals.end(),
                    [](const Final& a, const Final& b) { return a.score > b.score; });

@@ -113,6 +113,17 @@ void Session::normalise(const float* row) {
   });
 }
 
+// The probabilities of all frames that are kept.
+std::vector<float> Session::probabilities() const {
+  std::vector<float> p(logp_.size());
+  for (size_t i = 0; i < p.size(); i += kLanes) {
+    const uint32_t left = static_cast<uint32_t>(std::min<size_t>(kLanes, p.size() - i));
+    const Floats v = exp_of_negative(load(logp_.data() + i, 0, left, 0));
+    std::memcpy(p.data() + i, &v, left * sizeof(float));
+  }
+  return p;
+}
+
 // A token is worth trying in this frame.
 ALWAYS_INLINE void Session::take(uint32_t token) {
   (d_.kinds_[token] == Decoder::kBegins ? begins_ : candidates_).push_back({token, p_[token]});

@@ -12,22 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from ctcspeech import _core
-
 ROOT = Path(__file__).parent.parent
 CXX = os.environ.get("CXX", "g++")
-ISAS = {
-    "ctc_avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"],
-    "ctc_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"],
-}
 MODEL = ["ngram", "ngram_arpa", "ngram_image", "ngram_mix", "ngram_probing", "ngram_table"]
 MODEL += ["ngram_trie", "ngram_trie_build", "ngram_vocabulary"]
-CTC = ["ctc", "ctc_reference", "ctc_baseline", *ISAS, "cpu"]
 BEAM = sorted(path.stem for path in (ROOT / "csrc").glob("beam*.cpp"))
 SOURCES = {
     "ngram": [*MODEL, "ngram_arpa_write"],
     "estimate": [*MODEL, "ngram_estimate", "ngram_interpolate", "ngram_sort"],
-    "beam": [*MODEL, *BEAM, *CTC],
+    "beam": [*MODEL, *BEAM],
 }
 FEWEST = {"ngram": 100, "estimate": 50, "beam": 20}  # cases in a second or more
 
@@ -35,7 +28,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("CTCSPEECH_FUZZ_SECONDS" not in os.environ, reason="takes minutes to build"),
     pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler"),
-    pytest.mark.skipif("avx2" not in _core.available_isas(), reason="builds the x86-64 paths"),
 ]
 
 
@@ -49,7 +41,6 @@ def build(tmp_path_factory):
         if not target.exists():
             command = [CXX, "-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizer}", "-c"]
             command += ["-fno-sanitize-recover=all", f"-I{ROOT / 'csrc'}"]
-            command += ISAS.get(source.stem, [])
             subprocess.run([*command, str(source), "-o", str(target)], check=True)
         return str(target)
 

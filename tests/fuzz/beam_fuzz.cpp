@@ -4,7 +4,7 @@
 //
 //   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/beam_fuzz.cpp csrc/beam*.cpp
 //       csrc/ngram.cpp csrc/ngram_{arpa,image,mix,probing,table,trie,trie_build,vocabulary}.cpp
-//       csrc/cpu.cpp csrc/ctc.cpp csrc/ctc_{reference,baseline,avx2,avx512}.cpp -pthread
+//       -pthread
 //   ./a.out SECONDS [SEED]
 #include <algorithm>
 #include <chrono>
