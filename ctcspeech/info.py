@@ -54,7 +54,36 @@ def _devices() -> list[tuple[str, str]]:
         p = torch.cuda.get_device_properties(i)
         size = p.total_memory / 2**30
         rows.append((f"cuda:{i}", f"{p.name}, sm_{p.major}{p.minor}, {size:.0f} GiB"))
+        if cuda_built():
+            rows.append((f"loss on cuda:{i}", _agreement(f"cuda:{i}")))
     return rows
+
+
+def _agreement(device: str) -> str:
+    """Whether the CTC loss and its gradient on a device are those of the CPU, on a small problem."""
+    import torch
+
+    from ctcspeech.ctc import ctc_loss
+
+    results = []
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(120, 4, 29, generator=generator)
+    targets = torch.randint(1, 29, (4, 30), generator=generator)
+    frames, labels = torch.tensor([120, 100, 80, 60]), torch.tensor([30, 20, 1, 0])
+    try:
+        for place in ("cpu", device):
+            x = logits.to(place).requires_grad_()
+            integers = (array.to(place) for array in (targets, frames, labels))
+            loss = ctc_loss(x, *integers, reduction="sum")
+            loss.backward()
+            assert x.grad is not None
+            results.append((loss.item(), x.grad.cpu()))
+    except RuntimeError as error:
+        return f"FAILS: {error}"
+    (loss_here, gradient_here), (loss_there, gradient_there) = results
+    off = abs(loss_there / loss_here - 1), (gradient_there - gradient_here).abs().max().item()
+    verdict = "as on the CPU" if off[0] < 1e-5 and off[1] < 1e-5 else "WRONG"
+    return f"{verdict} (relative difference {off[0]:.0e}, gradient {off[1]:.0e})"
 
 
 def report() -> str:

@@ -7,8 +7,8 @@ import numpy
 import torch
 
 import ctcspeech
-from ctcspeech import _core
-from ctcspeech.info import report
+from ctcspeech import _core, ctc
+from ctcspeech.info import _agreement, report
 
 
 def rows(text):
@@ -50,3 +50,22 @@ def test_module_runs():
         [sys.executable, "-m", "ctcspeech.info"], capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("ctcspeech ") and done.stderr == ""
+
+
+def test_agreement_of_a_device_with_the_cpu(monkeypatch):
+    """In place of a device: the CPU again, a loss that is wrong, one that fails."""
+    assert _agreement("cpu") == "as on the CPU (relative difference 0e+00, gradient 0e+00)"
+    right, calls = ctc.ctc_loss, []
+
+    def wrong(*args, **options):
+        calls.append(args)
+        return right(*args, **options) * (1.0 if len(calls) % 2 else 1.001)
+
+    monkeypatch.setattr(ctc, "ctc_loss", wrong)
+    assert _agreement("cpu").startswith("WRONG (relative difference 1e-03")
+
+    def failing(*args, **options):
+        raise RuntimeError("the CTC kernels failed: no kernel image")
+
+    monkeypatch.setattr(ctc, "ctc_loss", failing)
+    assert _agreement("cpu") == "FAILS: the CTC kernels failed: no kernel image"
