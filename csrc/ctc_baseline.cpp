@@ -1,4 +1,4 @@
-// Compiled without flags: SSE2 on x86-64. On Arm the same vectors are NEON.
+// Compiled without flags: SSE2 on x86-64.
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -9,10 +9,6 @@
 #include "ctc_fast.h"
 
 namespace ctcspeech {
-
-#if defined(__aarch64__)
-FastPath ctc_neon() { return make_fast_path<PortableFloat, PortableDouble>(); }
-#endif
 
 FastPath ctc_baseline() { return make_fast_path<PortableFloat, PortableDouble>(); }
 

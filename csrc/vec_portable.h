@@ -1,5 +1,5 @@
-// Vectors of 128 bits in the compilers' own vector notation: SSE2 on x86-64, NEON on Arm, and whatever a
-// compiler makes of them elsewhere. vec_avx2.h and vec_avx512.h have the same members.
+// Vectors of 128 bits in the compilers' own vector notation: SSE2 on x86-64, and whatever a compiler makes
+// of them elsewhere. vec_avx2.h, vec_avx512.h and vec_neon.h have the same members.
 //
 // A vector type has Real, W lanes, and:
 //   load, store                 at W-aligned memory; loadu, storeu anywhere
@@ -10,7 +10,9 @@
 //   shift_down(a, after)        lane i takes lane i + 1 of a, the last lane lane 0 of `after`
 //   largest, sum                over the lanes
 //   Mask, store_mask, load_mask, select(mask, a, b)
-// and float: kTableSize (0: none) and look_up, SmallTable of at most kSmallTable entries, transpose (W x W), scale2(x, n) = x 2^n for n <= 0, 0 where that is below the normal range;
+// and float: kTableSize (0: none) and look_up, transpose (W x W), scale2(x, n) = x 2^n for n <= 0, 0 where
+// that is below the normal range; where kSmallTable is not 0: SmallTable of at most so many entries, pick,
+// fold;
 // double: pow2(n) for n <= 0, split(x, exponent).
 #pragma once
 

@@ -15,6 +15,7 @@ from ctcspeech import _core
 
 ROOT = Path(__file__).parent.parent
 CXX = os.environ.get("CXX", "g++")
+ARM_CXX = "aarch64-linux-gnu-g++"
 FLAGS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"],
@@ -31,17 +32,10 @@ def test_header_compiles_as_c(tmp_path, standard):
     subprocess.run(["gcc", *flags, f"-I{ROOT / 'csrc'}", str(source)], check=True)
 
 
-def build_fuzzer(folder, sanitizer):
+def build_fuzzer(folder, compiler, options, instruction_sets):
     sources = ["ctc.cpp", "ctc_reference.cpp", "ctc_serial.cpp", "cpu.cpp", "ctc_baseline.cpp"]
-    sources += [f"ctc_{isa}.cpp" for isa in ("avx2", "avx512")]
-    common = [
-        CXX,
-        "-std=c++17",
-        "-O1",
-        "-g1",
-        f"-fsanitize={sanitizer}",
-        "-fno-sanitize-recover=all",
-    ]
+    sources += [f"ctc_{isa}.cpp" for isa in instruction_sets]
+    common = [compiler, "-std=c++17", "-O1", "-g1", *options]
     jobs, objects = [], []
     for source in [*(ROOT / "csrc" / name for name in sources), ROOT / "tests/fuzz/ctc_fuzz.cpp"]:
         target = folder / f"{source.stem}.o"
@@ -60,11 +54,27 @@ def build_fuzzer(folder, sanitizer):
 @pytest.mark.skipif("avx2" not in _core.available_isas(), reason="builds the x86-64 paths")
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_fuzz(tmp_path, sanitizer):
-    fuzzer = build_fuzzer(tmp_path, sanitizer)
+    options = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    run_fuzzer([str(build_fuzzer(tmp_path, CXX, options, ("avx2", "avx512")))])
+
+
+def run_fuzzer(command):
     seconds = os.environ["CTCSPEECH_FUZZ_SECONDS"]
-    done = subprocess.run([str(fuzzer), seconds, "0"], capture_output=True, text=True)
+    done = subprocess.run([*command, seconds, "0"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[0]) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CTCSPEECH_FUZZ_SECONDS" not in os.environ, reason="takes a minute to build")
+@pytest.mark.skipif(
+    shutil.which(ARM_CXX) is None or shutil.which("qemu-aarch64") is None,
+    reason="no compiler for Arm, or no emulator (Debian: g++-aarch64-linux-gnu, qemu-user)",
+)
+def test_fuzz_on_arm(tmp_path):
+    """NEON and the portable vectors on an emulated 64-bit Arm."""
+    options = ["-static", "-Wall", "-Wextra", "-Werror"]
+    run_fuzzer(["qemu-aarch64", str(build_fuzzer(tmp_path, ARM_CXX, options, ("neon",)))])
 
 
 @pytest.mark.slow
