@@ -60,7 +60,7 @@ def _devices() -> list[tuple[str, str]]:
 
 
 def _agreement(device: str) -> str:
-    """Whether the CTC loss and its gradient on a device are those of the CPU, on a small problem."""
+    """Whether a device gives the CPU's CTC loss and gradient, on a small problem."""
     import torch
 
     from ctcspeech.ctc import ctc_loss
@@ -73,8 +73,8 @@ def _agreement(device: str) -> str:
     try:
         for place in ("cpu", device):
             x = logits.to(place).requires_grad_()
-            integers = (array.to(place) for array in (targets, frames, labels))
-            loss = ctc_loss(x, *integers, reduction="sum")
+            y, lengths = targets.to(place), frames.to(place)
+            loss = ctc_loss(x, y, lengths, labels.to(place), reduction="sum")
             loss.backward()
             assert x.grad is not None
             results.append((loss.item(), x.grad.cpu()))
