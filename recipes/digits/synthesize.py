@@ -135,21 +135,10 @@ def write_rooms(folder: Path, count: int = 40, seed: int = 0) -> None:
         direct_to_tail = 10 ** (rng.uniform(0, 15) / 20)
         tail *= 1 / (direct_to_tail * np.sqrt(np.sum(tail**2)))
         tail[0] = 1.0
-        heard = np.convolve(tail, microphone(rng))[: len(tail)]
+        spectrum = np.fft.rfft(tail)
+        octaves = np.log2(np.fft.rfftfreq(len(tail), 1 / SAMPLE_RATE) + 60)
+        knots = np.log2([60, 125, 250, 500, 1000, 2000, 4060])
+        colour = np.interp(octaves, knots, rng.normal(0, 5, len(knots)))
+        heard = np.fft.irfft(spectrum * 10 ** (colour / 20), len(tail))
         heard *= 0.5 / np.abs(heard).max()
         soundfile.write(folder / f"room{index:02d}.wav", heard, SAMPLE_RATE, subtype="FLOAT")
-
-
-def microphone(rng: np.random.Generator, deviation_db: float = 5.0, points: int = 512):
-    """An impulse response (points,) of random gain from octave to octave, of minimum phase.
-
-    The phase is that of the folded cepstrum (Oppenheim and Schafer, Discrete-Time Signal
-    Processing, section on minimum-phase sequences), so that nothing is heard before the sound.
-    """
-    knots = np.log2([60, 125, 250, 500, 1000, 2000, SAMPLE_RATE / 2 + 60])
-    octaves = np.log2(np.fft.rfftfreq(points, 1 / SAMPLE_RATE) + 60)
-    decibels = np.interp(octaves, knots, rng.normal(0, deviation_db, len(knots)))
-    cepstrum = np.fft.irfft(decibels * np.log(10) / 20, points)
-    cepstrum[1 : points // 2] *= 2
-    cepstrum[points // 2 + 1 :] = 0
-    return np.fft.irfft(np.exp(np.fft.rfft(cepstrum)), points)
