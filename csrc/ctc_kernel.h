@@ -590,12 +590,17 @@ class Recursion {
       N carry = N::zero();
       CTC_UNROLL
       for (int k = 0; k < kBlocks; ++k) {
-        const N x = N::fma(lambda, N::shift_up(s.a[k], carry), s.b[k]);
-        const N y = N::select(mask[k], x, s.b[k]);
-        const N p{emissions.at(place + k * W)};
+        const N before_it = N::shift_up(s.a[k], carry), p{emissions.at(place + k * W)};
+        const N x = N::fma(lambda, before_it, s.b[k]);
         carry = s.a[k];
+        if constexpr (kBlocks <= 3) {  // so little to do that a frame waits for the last: a short chain
+          const N y{V::fma_where(mask[k], lambda.v, before_it.v, s.b[k].v)};
+          s.a[k] = N::fma(N::mul(p, enter), y, N::fma(p, s.a[k], floor));
+        } else {
+          const N y = N::select(mask[k], x, s.b[k]);
+          s.a[k] = N::fma(p, N::fma(enter, y, s.a[k]), floor);
+        }
         s.b[k] = N::fma(blank, x, floor);
-        s.a[k] = N::fma(p, N::fma(enter, y, s.a[k]), floor);
       }
       if (--till_look == 0) {
         till_look = kRescaleEvery;

@@ -320,11 +320,13 @@ class Softmax {
     Real* row = table + t * width;
     Real own_high = largest_of<V>(row, width);
     if (own_high == kMinusInfinity<V>) own_high = high;
-    for (int64_t i = 0; i < own.count; ++i)
-      scales.underflow |= row[i] - own_high < kDeepest && row[i] > kMinusInfinity<V>;
+    int low = 0;
+    for (int64_t i = 0; i < width; ++i)
+      low += static_cast<int>(row[i] - own_high < kDeepest) & static_cast<int>(row[i] > kMinusInfinity<V>);
+    scales.underflow |= low > 0;
     exp_row<V, true>(row, width, own_high, row);
     const double below = static_cast<double>(own_high) - static_cast<double>(high);
-    scales.own[t] = static_cast<Real>(std::exp(below)) * scales.inverse[t];
+    scales.own[t] = (below == 0 ? 1 : static_cast<Real>(std::exp(below))) * scales.inverse[t];
     scales.own_highs += below;
   }
 

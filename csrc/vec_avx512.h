@@ -106,6 +106,11 @@ struct Avx512Float {
     }
   };
 
+  // a b + c where m, else c
+  static Avx512Float fma_where(Mask m, Avx512Float a, Avx512Float b, Avx512Float c) {
+    return {_mm512_mask3_fmadd_ps(a.v, b.v, c.v, m)};
+  }
+
   // Lane i is a's lane lanes[i]; 0 where that is W.
   static Avx512Float pick(Avx512Float a, const int32_t* lanes) {
     return {_mm512_permutex2var_ps(a.v, _mm512_loadu_si512(lanes), _mm512_setzero_ps())};
