@@ -14,7 +14,7 @@ namespace ctcspeech::beam {
 namespace {
 
 constexpr size_t kSpareReadings = 3;  // looked at beyond n_best, since their order is a guess at first
-constexpr double kNegligible = 1e-15;  // of all mass in a frame
+constexpr double kNegligible = 1e-40;  // of all mass in a frame
 
 // ln of the mass of all alignments of `tokens` with the frames of `p`, (T, C) probabilities (Graves et
 // al. 2006, section 4.1). Position i has said i tokens: said[i] ends in the last of them, gap[i] in the
@@ -178,7 +178,8 @@ void Session::rescore(std::vector<Final>& finals) {
     if (ln_p == -std::numeric_limits<double>::infinity())
       ln_p = forward(p, classes, d_.blank_, tokens, 0);
     double lm_score;
-    final.score = lm_parts(tokens, true, lm_score) + ln_p - log_scale_;
+    const double score = lm_parts(tokens, true, lm_score) + ln_p - log_scale_;
+    if (std::isfinite(score) || &final != &finals.front()) final.score = score;
   }
   std::stable_sort(finals.begin() + 1, finals.end(),
                    [](const Final& a, const Final& b) { return a.score > b.score; });

@@ -226,12 +226,12 @@ class BeamDecoder:
         carried over (None: the start of a sentence). It is no part of the result.
 
         With n_best 1, a hypothesis' `ctc_score` is the logarithm of the alignments that the search
-        followed, a lower bound of ln P_ctc which pruning makes smaller; with more it is ln P_ctc.
-        The first hypothesis is the same for any n_best, the others come in the order of their
-        scores; now and then one of them beats the first, where pruning misled the search.
-        `lm_score` is exact. Where a closed
-        vocabulary leaves no hypothesis with a complete last word, that word is left out. Where no
-        hypothesis can produce a frame, the one up to it is returned, with score -inf.
+        followed, a lower bound of ln P_ctc which pruning makes smaller; with more it is ln P_ctc,
+        but for alignments that hold under 1e-40 of its mass in some frame. The first
+        hypothesis is the same for any n_best, the others come in the order of their scores; now and
+        then one of them beats the first, where pruning misled the search. `lm_score` is exact.
+        Where a closed vocabulary leaves no hypothesis with a complete last word, that word is left
+        out. Where no hypothesis can produce a frame, the one up to it is returned, with score -inf.
 
         A word's start and end are those of its first and last token in the best alignment. Its
         confidence comes of the weight of the best reading that has another word there, among those
