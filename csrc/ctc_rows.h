@@ -290,7 +290,9 @@ class Softmax {
         return exp_row_ahead<V, false>(x, u.C, high, nullptr, ahead, far, nullptr, next_high);
       return exp_row_ahead<V, true>(x, u.C, high, gradient_row(t), ahead, far, gradient_row(next),
                                     next_high);
-    } else {  // one scratch row: no looking ahead
+    } else {  // one scratch row: no looking ahead but for memory
+      prefetch_row<false>(u.logits + (t + 2 < u.T ? t + 2 : next) * u.frame_stride, u.C);
+      if (store) prefetch_row<true>(u.gradient + t * u.gradient_frame_stride, u.C);
       const Real sum = store ? exp_row<V, true>(x, u.C, high, scratch + u.C)
                              : exp_row<V, false>(x, u.C, high, nullptr);
       next_high = largest_of<V>(row_of(next), u.C);
@@ -531,12 +533,12 @@ class GradientSink final : public Sink<Gamma> {
     if constexpr (std::is_same_v<Element, float> && std::is_same_v<Gamma, float>) {
       if (keep != Keep::kRows) return false;
       constexpr int W = V::W;
-      const V minus = V::mul(V::load(scale), V::set(-weight));
+      const V each = V::load(scale), minus = V::set(-weight);  // their product may underflow
       alignas(64) Real factor[W];
       for (int f = 0; f < count; ++f) factor[f] = weight * scales.inverse[first + f];
       V r[W];
       for (int64_t c = 0; c < u.C; c += W) {
-        for (int i = 0; i < W; ++i) r[i] = V::mul(minus, V::load(columns + (c + i) * W));
+        for (int i = 0; i < W; ++i) r[i] = V::mul(minus, V::mul(each, V::load(columns + (c + i) * W)));
         V::transpose(r);
         const int rest = static_cast<int>(u.C - c);
         const Real* p = table + first * labels.width + c;
@@ -572,11 +574,12 @@ class GradientSink final : public Sink<Gamma> {
   void from_kept_row(int64_t t, const Gamma* gamma, Gamma scale) {
     const Real* p = table + t * labels.width;
     if constexpr (sizeof(Gamma) == sizeof(Real)) {
-      const V factor = V::set(weight * scales.inverse[t]), minus = V::set(-weight * scale);
+      const V factor = V::set(weight * scales.inverse[t]), minus = V::set(-weight);
+      const V each = V::set(scale);  // times the weight it may underflow
       Real* out = scratch;
       if constexpr (sizeof(Element) == sizeof(Real)) out = row_of(t);
       for (int64_t c = 0; c < u.C; c += V::W) {
-        const V g = V::fma(V::load(p + c), factor, V::mul(V::load(gamma + c), minus));
+        const V g = V::fma(V::load(p + c), factor, V::mul(V::mul(V::load(gamma + c), each), minus));
         if (c + V::W <= u.C)
           g.storeu(out + c);
         else

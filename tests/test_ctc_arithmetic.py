@@ -278,3 +278,5 @@ def test_delay_penalty_does_not_overflow(isa, force):
             np.testing.assert_allclose(losses, wanted, rtol=1e-6, atol=1e-5)
             np.testing.assert_allclose(alone, wanted, rtol=1e-6, atol=1e-5)
             np.testing.assert_allclose(gradient, wanted_gradient, atol=3e-6)
+            _, mean = ctc.loss_and_grad(x, y, *lengths, delay_penalty=delay)
+            np.testing.assert_allclose(mean * (N * L), wanted_gradient, atol=3e-6)
