@@ -61,6 +61,9 @@ def process_group(config: TrainConfig) -> Iterator[Process]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Process(distributed.get_rank(), world_size, device)
+        # gloo's threads may still hold tensors of the last exchange; were they to give them back
+        # while Python ends, the process would abort (github.com/pytorch/pytorch/pull/179291).
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
