@@ -5,9 +5,16 @@ The public names are imported from their modules when they are first used, so th
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 __version__ = "0.1.0"
+
+if find_spec(f"{__name__}._core") is None:  # the source folder, which Python looks into first
+    raise ImportError(
+        f"ctcspeech's native core is not built in {__path__[0]}: run from another folder if the "
+        "package is installed, or build the core here with pip install -e ."
+    )
 
 # The public name, and the module it stands in.
 _PUBLIC = {

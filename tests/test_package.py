@@ -28,6 +28,15 @@ LAYERS = [
 ]
 
 
+def test_sources_without_the_core_say_so(tmp_path):
+    (tmp_path / "ctcspeech").mkdir()
+    (tmp_path / "ctcspeech" / "__init__.py").write_text((PACKAGE / "__init__.py").read_text())
+    command = [sys.executable, "-c", "import ctcspeech"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().endswith("pip install -e .")
+    assert f"not built in {tmp_path / 'ctcspeech'}" in done.stderr
+
+
 def test_public_names_exist():
     for name in ctcspeech.__all__:
         assert getattr(ctcspeech, name) is not None
