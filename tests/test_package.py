@@ -31,7 +31,7 @@ LAYERS = [
 def test_sources_without_the_core_say_so(tmp_path):
     (tmp_path / "ctcspeech").mkdir()
     (tmp_path / "ctcspeech" / "__init__.py").write_text((PACKAGE / "__init__.py").read_text())
-    command = [sys.executable, "-c", "import ctcspeech"]
+    command = [sys.executable, "-S", "-c", "import ctcspeech"]  # -S: no site-packages
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.strip().endswith("pip install -e .")
     assert f"not built in {tmp_path / 'ctcspeech'}" in done.stderr
