@@ -35,10 +35,10 @@ WITHOUT_CUDA = "set CTCSPEECH_CUDA=0 to build for the CPU only"
 
 
 def native_sources() -> list[str]:
-    names = sorted(p.name for p in CSRC.glob("*.cpp"))
+    sources = sorted(CSRC.rglob("*.cpp"))
     if not X86:
-        names = [n for n in names if not Path(n).stem.endswith(tuple(INSTRUCTION_SETS))]
-    return [f"csrc/{n}" for n in names]
+        sources = [p for p in sources if not p.stem.endswith(tuple(INSTRUCTION_SETS))]
+    return [p.relative_to(ROOT).as_posix() for p in sources]
 
 
 def nvcc_or_none() -> str | None:
@@ -87,9 +87,9 @@ class BuildCore(build_ext):
         self.include += ext.include_dirs
         temp = Path(self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
-        newest_header = max(p.stat().st_mtime for p in (*CSRC.glob("*.h"), ROOT / "setup.py"))
+        newest_header = max(p.stat().st_mtime for p in (*CSRC.rglob("*.h"), ROOT / "setup.py"))
 
-        cuda_sources = sorted(CSRC.glob("*.cu"))
+        cuda_sources = sorted(CSRC.rglob("*.cu"))
         nvcc = nvcc_or_none() if cuda_sources else None
         self.architectures = cuda_architectures(nvcc) if nvcc else []
         self.defines = []
@@ -104,7 +104,7 @@ class BuildCore(build_ext):
         jobs = [(self.nanobind_source, temp / "nanobind.o")]
         if nvcc:  # first, as what takes longest
             jobs = [(s, temp / (s.stem + ".cu.o")) for s in cuda_sources] + jobs
-        jobs += [(Path(s), temp / (Path(s).stem + ".o")) for s in ext.sources]
+        jobs += [(Path(s), temp / (s.replace("/", "-") + ".o")) for s in ext.sources]
         stale = [
             (source, target)
             for source, target in jobs

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torchaudio.functional import forced_align as torchaudio_align
 
-from ctcspeech.align import forced_align
+from ctcspeech.align.forced import forced_align
 
 CLASSES, FRAMES_PER_SECOND = 29, 50
 

@@ -18,10 +18,10 @@ import numpy as np
 import soundfile
 
 from ctcspeech import audio
-from ctcspeech.align_text import align_text, recording_emissions
+from ctcspeech.align.known_text import align_text, recording_emissions
+from ctcspeech.data.manifest import Utterance, read_manifest
 from ctcspeech.emissions import Emissions
-from ctcspeech.manifest import Utterance, read_manifest
-from ctcspeech.transcribe import Recognizer
+from ctcspeech.recognize.recognizer import Recognizer
 
 TOGETHER = 20
 

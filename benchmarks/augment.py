@@ -14,7 +14,7 @@ from pathlib import Path
 import machine
 import numpy as np
 
-from ctcspeech.augment import AugmentConfig, Augmenter
+from ctcspeech.data.augment import AugmentConfig, Augmenter
 
 KINDS = ["pitch", "tempo", "speed", "jitter", "rir", "noise", "gain", "telephone"]
 

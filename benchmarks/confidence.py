@@ -11,11 +11,11 @@ from pathlib import Path
 
 import machine
 
-from ctcspeech.confidence import calibration_error, fit
-from ctcspeech.decoder import BeamDecoder
-from ctcspeech.evaluate import evaluate
-from ctcspeech.manifest import read_manifest
-from ctcspeech.transcribe import Recognizer
+from ctcspeech.data.manifest import read_manifest
+from ctcspeech.decode.beam import BeamDecoder
+from ctcspeech.decode.confidence import calibration_error, fit
+from ctcspeech.evaluate.evaluate import evaluate
+from ctcspeech.recognize.recognizer import Recognizer
 
 
 def row(name: str, recognizer: Recognizer, decoder_name: str, decoder, dev, test) -> str:

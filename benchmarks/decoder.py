@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from ctcspeech import BeamDecoder, LanguageModel, ctc
-from ctcspeech.metrics import word_errors
+from ctcspeech.text.error_rates import word_errors
 
 LN10 = np.log(10)
 LM_WEIGHT, WORD_SCORE = 0.6, 2.5

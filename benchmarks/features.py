@@ -17,7 +17,7 @@ import machine
 import torch
 import torchaudio
 
-from ctcspeech.features import FeatureConfig, FeatureExtractor
+from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
 
 # name, utterances, shortest and longest in seconds
 BATCHES = [("1 x 10 s", 1, 10, 10), ("16 x 15 s", 16, 15, 15), ("16 x 3 to 15 s", 16, 3, 15)]

@@ -17,7 +17,7 @@ import machine
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from ctcspeech.recurrent import RecurrentLayer
+from ctcspeech.model.recurrent import RecurrentLayer
 
 # utterances, longest in frames (the shortest is three quarters of it), inputs, units
 SIZES = [(8, 75, 192, 192), (8, 75, 384, 192), (32, 80, 256, 128), (16, 150, 512, 256)]

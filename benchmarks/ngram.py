@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from ctcspeech import LanguageModel
-from ctcspeech.language_model import convert
+from ctcspeech.lm.model import convert
 
 ROOT = Path(__file__).parent.parent
 QUERY_SOURCES = ("arpa", "image", "probing", "table", "trie", "trie_build", "vocabulary")
@@ -110,8 +110,8 @@ def native_rows(
 ) -> tuple[list[str], str]:
     driver = folder / "ngram_query"
     command = ["g++", "-std=c++17", "-O3", f"-I{ROOT / 'csrc'}"]
-    command += [str(ROOT / "benchmarks/ngram_query.cpp"), str(ROOT / "csrc/ngram.cpp")]
-    command += [str(ROOT / f"csrc/ngram_{name}.cpp") for name in QUERY_SOURCES]
+    command += [str(ROOT / "benchmarks/ngram_query.cpp"), str(ROOT / "csrc/ngram/ngram.cpp")]
+    command += [str(ROOT / f"csrc/ngram/{name}.cpp") for name in QUERY_SOURCES]
     if arguments.kenlm_build:
         command += ["-DWITH_KENLM", "-DKENLM_MAX_ORDER=6", f"-I{arguments.kenlm_source}"]
         command += [f"-L{arguments.kenlm_build / 'lib'}", "-lkenlm", "-lkenlm_util"]

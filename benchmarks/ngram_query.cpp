@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "ngram.h"
+#include "ngram/ngram.h"
 #ifdef WITH_KENLM
 #include "lm/model.hh"
 #endif

@@ -52,10 +52,10 @@ def main() -> None:
 
 
 def untrained(folder: Path) -> str:
-    from ctcspeech.alphabet import Alphabet
-    from ctcspeech.checkpoint import Checkpoint, save_checkpoint
-    from ctcspeech.features import FeatureConfig, FeatureExtractor
-    from ctcspeech.model import DeepSpeech2Config, build_model
+    from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
+    from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
+    from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
+    from ctcspeech.text.alphabet import Alphabet
 
     torch.manual_seed(0)
     alphabet = Alphabet.from_text(["zero one two three four five six seven eight nine"])
@@ -74,7 +74,7 @@ def untrained(folder: Path) -> str:
 
 
 def describe(model: str) -> tuple[int, str]:
-    from ctcspeech.checkpoint import load_checkpoint
+    from ctcspeech.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(model)
     parameters = sum(p.numel() for p in checkpoint.model.parameters())
@@ -109,8 +109,8 @@ def recordings(
             time_axis = np.arange(int(generator.uniform(1, 6) * rate)) / rate
             loudness = 0.05 * (1.1 + np.sin(2 * np.pi * 4 * time_axis))
             yield loudness * generator.standard_normal(len(time_axis))
-    from ctcspeech.audio import load
-    from ctcspeech.manifest import read_manifest
+    from ctcspeech.audio.read import load
+    from ctcspeech.data.manifest import read_manifest
 
     manifest = data / "test.jsonl" if data.is_dir() else data
     paths = [utterance.path for utterance in read_manifest(manifest)]

@@ -24,7 +24,7 @@ def _version(package: str) -> str | None:
 
 def _native() -> list[tuple[str, str]]:
     from ctcspeech import _core
-    from ctcspeech._ctc_arguments import forced_isa
+    from ctcspeech.ctc.arguments import forced_isa
 
     available = _core.available_isas()
     built = "no"
@@ -63,7 +63,7 @@ def _agreement(device: str) -> str:
     """Whether a device gives the CPU's CTC loss and gradient, on a small problem."""
     import torch
 
-    from ctcspeech.ctc import ctc_loss
+    from ctcspeech.ctc.loss import ctc_loss
 
     results = []
     generator = torch.Generator().manual_seed(0)

@@ -1,19 +1,22 @@
-"""The GPU's kernels, run on the host thread by thread (csrc/ctc_serial.cpp), for the tests."""
+"""The GPU's kernels, run thread by thread on the host (csrc/ctc/cuda/on_host.cpp)."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-from ctcspeech import _core, _ctc_arguments, _ctc_autograd, _ctc_cuda, ctc
-from ctcspeech._ctc_arguments import Options, numpy_problem, raise_error
+from ctcspeech import _core, ctc
+from ctcspeech.ctc import arguments as _ctc_arguments
+from ctcspeech.ctc import autograd as _ctc_autograd
+from ctcspeech.ctc import cuda as _ctc_cuda
+from ctcspeech.ctc.arguments import Options, numpy_problem, raise_error
 
 ROOMY = 200_000  # bytes of shared memory for a block, as large GPUs have
 TIGHT = 2_000  # less than most problems need: their rows stand in the workspace
 
 
 class HostCore:
-    """The native core as ctcspeech/_ctc_cuda.py sees it, its device being the host."""
+    """The native core as ctcspeech/ctc/cuda.py sees it, its device being the host."""
 
     def __getattr__(self, name):
         return getattr(_core, name)
@@ -47,7 +50,7 @@ def pretend_to_be_a_device(monkeypatch):
     monkeypatch.setattr(_ctc_cuda, "_core", HostCore())
     stream = SimpleNamespace(cuda_stream=7)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    for module in (_ctc_arguments, _ctc_autograd, ctc):
+    for module in (_ctc_arguments, _ctc_autograd, ctc.loss):
         monkeypatch.setattr(module, "own", own)
         monkeypatch.setattr(module, "compute", either)
     monkeypatch.setattr(_ctc_autograd, "scaled", _ctc_cuda.scaled)
@@ -67,7 +70,7 @@ def _strides(array):
 
 def compute(problem, losses, reduced, gradient, reduction, zero_infinity, arithmetic=None, *,
             order=0, shared=ROOMY, longest=0, check=True):  # fmt: skip
-    """In place of ctcspeech._ctc_arguments.compute. Returns the bytes of workspace taken."""
+    """In place of ctcspeech.ctc.arguments.compute. Returns the bytes of workspace taken."""
     if check:
         error = _core.ctc_check(problem.arguments())
         if error is not None:

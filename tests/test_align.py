@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech.align import WILDCARD, forced_align
+from ctcspeech.align.forced import WILDCARD, forced_align
 from ctcspeech.errors import AlignmentError
 
 

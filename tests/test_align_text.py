@@ -8,14 +8,14 @@ import soundfile
 from tone_language import ALPHABET, RATE, hush, say, tone_recognizer, words, write
 from typer.testing import CliRunner
 
-from ctcspeech.align_split import SplitLimits, sentences, split_text, worst_window
-from ctcspeech.align_text import align_text, recording_emissions
-from ctcspeech.alphabet import Alphabet
+from ctcspeech.align.known_text import align_text, recording_emissions
+from ctcspeech.align.split import SplitLimits, sentences, split_text, worst_window
 from ctcspeech.cli import app
+from ctcspeech.data.manifest import Utterance, read_manifest, write_manifest
 from ctcspeech.emissions import Emissions
 from ctcspeech.errors import AlignmentError
-from ctcspeech.manifest import Utterance, read_manifest, write_manifest
-from ctcspeech.normalize import Normalizer
+from ctcspeech.text.alphabet import Alphabet
+from ctcspeech.text.normalize import Normalizer
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctcspeech import Alphabet
-from ctcspeech.alphabet import BLANK_LABEL
 from ctcspeech.errors import AlphabetError
+from ctcspeech.text.alphabet import BLANK_LABEL
 
 TEXTS = [
     "the quick brown fox jumps over the lazy dog",

@@ -12,7 +12,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech import audio, pcm
+from ctcspeech import audio
+from ctcspeech.audio import pcm
 from ctcspeech.errors import AudioError
 
 RATE = 16000

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ctcspeech import augment
-from ctcspeech.augment import AugmentConfig, Augmenter
+from ctcspeech.data import augment
+from ctcspeech.data.augment import AugmentConfig, Augmenter
+from ctcspeech.data.tempo import change_tempo
 from ctcspeech.errors import ConfigError
-from ctcspeech.wsola import change_tempo
 
 RATE = 16000
 GOLDEN_DRAWS = [0.832181254978662, 0.3602707656272264]  # PCG64 seeded with the BLAKE2b of the key

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from ctcspeech import Alphabet, Utterance, read_manifest, write_manifest
-from ctcspeech.check import check_manifests
+from ctcspeech.data.check import check_manifests
 from ctcspeech.errors import ManifestError
-from ctcspeech.normalize import Normalizer
+from ctcspeech.text.normalize import Normalizer
 
 RATE = 8000
 ALPHABET = Alphabet.from_text(["abcdefghijklmnopqrstuvwxyz '"])

@@ -6,17 +6,17 @@ import shutil
 import pytest
 import torch
 
-from ctcspeech import checkpoint as checkpoint_module
-from ctcspeech.alphabet import Alphabet
-from ctcspeech.checkpoint import (
+from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics
+from ctcspeech.errors import CheckpointError
+from ctcspeech.model import checkpoint as checkpoint_module
+from ctcspeech.model.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_training,
     save_checkpoint,
 )
-from ctcspeech.errors import CheckpointError
-from ctcspeech.features import FeatureConfig, FeatureExtractor, FeatureStatistics
-from ctcspeech.model import DeepSpeech1Config, DeepSpeech2Config, build_model
+from ctcspeech.model.deepspeech import DeepSpeech1Config, DeepSpeech2Config, build_model
+from ctcspeech.text.alphabet import Alphabet
 
 CONFIGS = [
     DeepSpeech1Config(hidden=6, context=2),

@@ -107,9 +107,9 @@ def test_help_has_an_example(verb):
 def test_check_takes_alphabet_and_frames_of_a_run(recordings, tmp_path):
     from pydantic import TypeAdapter
 
-    from ctcspeech.checkpoint import Checkpoint, save_checkpoint
-    from ctcspeech.features import FeatureConfig, FeatureExtractor
-    from ctcspeech.model import ModelConfig, build_model
+    from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
+    from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
+    from ctcspeech.model.deepspeech import ModelConfig, build_model
 
     run("import", "folder", recordings, tmp_path / "m.jsonl", "--raw-text")
     values = {"channels": [4], "time_stride": [2], "time_width": [5], "layers": 1, "hidden": 4}

@@ -8,12 +8,12 @@ from tone_language import say, tone_recognizer, write
 from typer.testing import CliRunner
 
 from ctcspeech.cli import app
-from ctcspeech.decoder import BeamDecoder
-from ctcspeech.decoder_settings import DecoderSettings
+from ctcspeech.data.manifest import Utterance, write_manifest
+from ctcspeech.decode.beam import BeamDecoder
+from ctcspeech.decode.greedy import GreedyDecoder
+from ctcspeech.decode.settings import DecoderSettings
 from ctcspeech.errors import DecoderError
-from ctcspeech.greedy import GreedyDecoder
-from ctcspeech.language_model import LanguageModel
-from ctcspeech.manifest import Utterance, write_manifest
+from ctcspeech.lm.model import LanguageModel
 
 # A unigram model: "bad" and "dad" are words, "bab" is none. log10 probabilities.
 ARPA = """\\data\\

@@ -12,11 +12,11 @@ import torch
 from tone_language import ALPHABET, RATE, say, tone_recognizer, write
 from typer.testing import CliRunner
 
-from ctcspeech.checkpoint import Checkpoint, save_checkpoint
+from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
 from ctcspeech.cli import app, main
-from ctcspeech.features import FeatureConfig, FeatureExtractor
-from ctcspeech.manifest import Utterance, write_manifest
-from ctcspeech.model import DeepSpeech2Config, build_model
+from ctcspeech.data.manifest import Utterance, write_manifest
+from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
+from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_two_outputs_of_one_name_are_refused_before_anything_is_done(run, folder
 
 
 def test_what_was_done_is_kept_when_interrupted(run, folder, tmp_path, monkeypatch):
-    from ctcspeech.transcribe import Recognizer
+    from ctcspeech.recognize.recognizer import Recognizer
 
     whole = Recognizer.transcribe
 
@@ -256,7 +256,7 @@ def test_subtitles_of_several_recordings_need_a_folder(run, folder):
 
 def test_calibrated_confidences_are_kept_with_the_model(run, folder, tmp_path, monkeypatch):
     import ctcspeech.cli.evaluate
-    from ctcspeech.confidence import load_calibrations
+    from ctcspeech.decode.confidence import load_calibrations
 
     def load(model, device, threads):
         recognizer = tone_recognizer(threads=threads)
@@ -264,7 +264,7 @@ def test_calibrated_confidences_are_kept_with_the_model(run, folder, tmp_path, m
         return recognizer
 
     monkeypatch.setattr(ctcspeech.cli.evaluate, "load_recognizer", load)
-    monkeypatch.setattr("ctcspeech.checkpoint.find_checkpoint", lambda path: path)
+    monkeypatch.setattr("ctcspeech.model.checkpoint.find_checkpoint", lambda path: path)
     texts = {"a.wav": "ab cd", "b.flac": "a", "sub/c.wav": "dd bb"}  # two of five are wrong
     manifest = tmp_path / "dev.jsonl"
     write_manifest(manifest, [Utterance(folder / k, 0.5, text) for k, text in texts.items()])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from ctcspeech.confidence import (
+from ctcspeech.decode.confidence import (
     Calibration,
     calibration_error,
     correct_words,
@@ -12,8 +12,8 @@ from ctcspeech.confidence import (
     load_calibrations,
     save_calibration,
 )
+from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.errors import CheckpointError
-from ctcspeech.hypothesis import Hypothesis, Word
 
 
 def drawn(slope, intercept, count=4000, seed=0):

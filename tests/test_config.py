@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech.config import load_config, save_config, to_toml, tomllib
 from ctcspeech.errors import ConfigError
-from ctcspeech.model import DeepSpeech1Config, DeepSpeech2Config
+from ctcspeech.model.deepspeech import DeepSpeech1Config, DeepSpeech2Config
+from ctcspeech.train.config import load_config, save_config, to_toml, tomllib
 
 LEAST = '[data]\ntrain = "train.jsonl"\n'
 

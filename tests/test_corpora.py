@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from ctcspeech import read_manifest, write_manifest
-from ctcspeech.corpora import KINDS, import_corpus
+from ctcspeech.data.corpora import KINDS, import_corpus
 from ctcspeech.errors import ManifestError
-from ctcspeech.normalize import Normalizer
+from ctcspeech.text.normalize import Normalizer
 
 RATE = 8000
 

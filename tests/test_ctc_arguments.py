@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ctcspeech import CTCLoss, _core, _ctc_arguments, ctc, ctc_loss
+from ctcspeech import CTCLoss, _core, ctc, ctc_loss
+from ctcspeech.ctc import arguments as _ctc_arguments
 
 X = torch.zeros(5, 2, 4)
 Y = torch.tensor([[1, 2, 3], [3, 2, 1]])

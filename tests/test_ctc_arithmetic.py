@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import reference
 
-from ctcspeech import _core, _ctc_arguments, ctc
-from ctcspeech._ctc_arguments import ARITHMETICS, Options, compute, numpy_problem, read_environment
+from ctcspeech import _core, ctc
+from ctcspeech.ctc import arguments as _ctc_arguments
+from ctcspeech.ctc.arguments import ARITHMETICS, Options, compute, numpy_problem, read_environment
 
 ISAS = _core.available_isas()
 

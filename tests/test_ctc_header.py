@@ -1,5 +1,5 @@
-"""The C header: compiles as C, and survives random problems under the sanitizers; csrc/ctc_cuda.cu
-too, with a thread for each of a block's.
+"""The C header: compiles as C, and survives random problems under the sanitizers;
+csrc/ctc/cuda/cuda_loss.cu too, with a thread for each of a block's.
 
 CTCSPEECH_FUZZ_SECONDS=10 python -m pytest tests/test_ctc_header.py
 """
@@ -27,19 +27,20 @@ FLAGS = {
 @pytest.mark.parametrize("standard", ["c99", "c11"])
 def test_header_compiles_as_c(tmp_path, standard):
     source = tmp_path / "use.c"
-    source.write_text('#include "ctc.h"\nsize_t f(void) { return sizeof(ctcspeech_ctc_input); }\n')
+    use = "size_t f(void) { return sizeof(ctcspeech_ctc_input); }"
+    source.write_text(f'#include "ctc/ctc.h"\n{use}\n')
     flags = [f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only"]
     subprocess.run(["gcc", *flags, f"-I{ROOT / 'csrc'}", str(source)], check=True)
 
 
 def build_fuzzer(folder, compiler, options, instruction_sets):
-    sources = ["ctc.cpp", "ctc_reference.cpp", "ctc_serial.cpp", "cpu.cpp", "ctc_baseline.cpp"]
-    sources += [f"ctc_{isa}.cpp" for isa in instruction_sets]
-    common = [compiler, "-std=c++17", "-O1", "-g1", *options]
+    sources = ["ctc/ctc.cpp", "ctc/reference.cpp", "ctc/cuda/on_host.cpp", "base/cpu.cpp"]
+    sources += [f"ctc/cpu/fast_loss_{isa}.cpp" for isa in ("baseline", *instruction_sets)]
+    common = [compiler, "-std=c++17", "-O1", "-g1", f"-I{ROOT / 'csrc'}", *options]
     jobs, objects = [], []
     for source in [*(ROOT / "csrc" / name for name in sources), ROOT / "tests/fuzz/ctc_fuzz.cpp"]:
         target = folder / f"{source.stem}.o"
-        flags = FLAGS.get(source.stem.removeprefix("ctc_"), [])
+        flags = FLAGS.get(source.stem.removeprefix("fast_loss_"), [])
         jobs.append(subprocess.Popen([*common, *flags, "-c", str(source), "-o", str(target)]))
         objects.append(str(target))
     assert all(job.wait() == 0 for job in jobs)
@@ -81,10 +82,12 @@ def test_fuzz_on_arm(tmp_path):
 @pytest.mark.skipif("CTCSPEECH_FUZZ_SECONDS" not in os.environ, reason="takes a minute to build")
 @pytest.mark.skipif(shutil.which(CXX) is None, reason="no C++ compiler")
 def test_threads_of_a_block_do_not_race(tmp_path):
-    sources = [str(ROOT / name) for name in ("tests/fuzz/ctc_threads.cpp", "csrc/ctc_serial.cpp")]
+    names = ("tests/fuzz/ctc_threads.cpp", "csrc/ctc/cuda/on_host.cpp")
+    sources = [str(ROOT / name) for name in names]
     program = str(tmp_path / "ctc_threads")
     flags = ["-std=c++17", "-O1", "-g1", "-fsanitize=thread", "-pthread", "-DCTCSPEECH_CUDA=1"]
     flags.append(f"-I{ROOT / 'tests/fuzz/cuda_on_host'}")
+    flags.append(f"-I{ROOT / 'csrc'}")
     subprocess.run([CXX, *flags, *sources, "-o", program], check=True)
     seconds = os.environ["CTCSPEECH_FUZZ_SECONDS"]
     done = subprocess.run([program, seconds], capture_output=True, text=True)

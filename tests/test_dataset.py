@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctcspeech import Alphabet, SpeechDataset, Utterance
-from ctcspeech.dataset import BatchLoader, DurationBatchSampler, Failure, collate
+from ctcspeech.data.dataset import BatchLoader, DurationBatchSampler, Failure, collate
 from ctcspeech.errors import TrainingError
-from ctcspeech.normalize import Normalizer
+from ctcspeech.text.normalize import Normalizer
 
 RATE = 8000
 ALPHABET = Alphabet.from_text(["abcdefghijklmnopqrstuvwxyz '"])
@@ -187,7 +187,7 @@ def test_collate_pads():
     items = []
     for i, (samples, text) in enumerate([(3, "ab"), (5, "a"), (2, "")]):
         targets = torch.tensor(ALPHABET.encode(text), dtype=torch.int64)
-        from ctcspeech.dataset import Item
+        from ctcspeech.data.dataset import Item
 
         items.append(Item(Utterance(f"{i}.wav", 1.5), torch.ones(samples), targets))
     failure = Failure(Utterance("x.wav", 1.0), "bad")
@@ -203,7 +203,7 @@ def test_collate_pads():
 
 
 def test_collate_features():
-    from ctcspeech.dataset import Item
+    from ctcspeech.data.dataset import Item
 
     items = [
         Item(Utterance("a", 1.0), torch.full((n, 13), float(n)), torch.zeros(1, dtype=torch.int64))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctcspeech import BeamDecoder, LanguageModel
-from ctcspeech.alphabet import Alphabet
 from ctcspeech.errors import DecoderError
+from ctcspeech.text.alphabet import Alphabet
 
 LN10 = math.log(10)
 LABELS = ["-", " ", "a", "b"]

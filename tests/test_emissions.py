@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ctcspeech.align import forced_align
+from ctcspeech.align.forced import forced_align
 from ctcspeech.emissions import Emissions, from_torchaudio, from_transformers
 from ctcspeech.errors import FeatureError
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from tone_language import RATE, say, tone_recognizer, write
 
+from ctcspeech.data.manifest import Utterance
 from ctcspeech.errors import ManifestError
-from ctcspeech.evaluate import evaluate
-from ctcspeech.manifest import Utterance
-from ctcspeech.metrics import ErrorCounts
-from ctcspeech.normalize import Normalizer
+from ctcspeech.evaluate.evaluate import evaluate
+from ctcspeech.text.error_rates import ErrorCounts
+from ctcspeech.text.normalize import Normalizer
 
 # What is said, what the manifest says, speaker.
 LINES = [

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ctcspeech.audio.features import load_features
 from ctcspeech.errors import FeatureError
-from ctcspeech.features import load_features
 
 GOLDEN = Path(__file__).parent / "golden"
 PLACES = dict(

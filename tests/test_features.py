@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ctcspeech.errors import FeatureError
-from ctcspeech.features import (
+from ctcspeech.audio.features import (
     FeatureConfig,
     FeatureExtractor,
     FeatureStatistics,
@@ -18,6 +17,7 @@ from ctcspeech.features import (
     add_deltas,
     num_frames,
 )
+from ctcspeech.errors import FeatureError
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

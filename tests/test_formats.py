@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech.formats import (
+from ctcspeech.decode.hypothesis import Word
+from ctcspeech.recognize.formats import (
     Cue,
     SubtitleLimits,
     format_ctm,
@@ -14,7 +15,6 @@ from ctcspeech.formats import (
     format_vtt,
     subtitles,
 )
-from ctcspeech.hypothesis import Word
 
 
 @st.composite

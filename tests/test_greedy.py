@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech.alphabet import Alphabet
+from ctcspeech.decode.greedy import GreedyDecoder, word_frames, word_spans
 from ctcspeech.errors import DecoderError
-from ctcspeech.greedy import GreedyDecoder, word_frames, word_spans
+from ctcspeech.text.alphabet import Alphabet
 
 ALPHABET = Alphabet(["<blank>", " ", "a", "b", "c"])
 

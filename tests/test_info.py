@@ -34,7 +34,7 @@ def test_report():
 
 
 def test_forced_instruction_set_is_named(monkeypatch):
-    from ctcspeech import _ctc_arguments
+    from ctcspeech.ctc import arguments as _ctc_arguments
 
     monkeypatch.setenv("CTCSPEECH_ISA", "baseline")
     _ctc_arguments.read_environment()
@@ -61,11 +61,11 @@ def test_agreement_of_a_device_with_the_cpu(monkeypatch):
         calls.append(args)
         return right(*args, **options) * (1.0 if len(calls) % 2 else 1.001)
 
-    monkeypatch.setattr(ctc, "ctc_loss", wrong)
+    monkeypatch.setattr(ctc.loss, "ctc_loss", wrong)
     assert _agreement("cpu").startswith("WRONG (relative difference 1e-03")
 
     def failing(*args, **options):
         raise RuntimeError("the CTC kernels failed: no kernel image")
 
-    monkeypatch.setattr(ctc, "ctc_loss", failing)
+    monkeypatch.setattr(ctc.loss, "ctc_loss", failing)
     assert _agreement("cpu") == "FAILS: the CTC kernels failed: no kernel image"

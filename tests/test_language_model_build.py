@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ctcspeech.errors import LanguageModelError
-from ctcspeech.language_model_build import build_language_model
+from ctcspeech.lm.build import build_language_model
 
 GOLDEN = Path(__file__).parent / "golden" / "ngram"
 _spec = importlib.util.spec_from_file_location("generate", GOLDEN / "generate.py")
@@ -186,7 +186,7 @@ def run_lm_build(*arguments):
 
 
 def test_verb_writes_arpa_and_binaries_of_the_same_model(tmp_path):
-    from ctcspeech.language_model import LanguageModel
+    from ctcspeech.lm.model import LanguageModel
 
     text = GOLDEN / "text.txt"
     for name in ("lm.arpa", "lm.arpa.gz", "lm.bin"):
@@ -203,8 +203,8 @@ def test_verb_writes_arpa_and_binaries_of_the_same_model(tmp_path):
 
 
 def test_verb_makes_models_of_characters_and_of_an_alphabet(tmp_path):
-    from ctcspeech.alphabet import Alphabet
-    from ctcspeech.language_model import LanguageModel
+    from ctcspeech.lm.model import LanguageModel
+    from ctcspeech.text.alphabet import Alphabet
 
     text = tmp_path / "text.txt"
     text.write_text("ab ba\nabab\n" * 3)

@@ -9,7 +9,7 @@ from test_language_model import SMALL, load, random_arpa, random_sentences
 
 from ctcspeech import LanguageModel
 from ctcspeech.errors import LanguageModelError
-from ctcspeech.language_model import convert
+from ctcspeech.lm.model import convert
 
 SENTENCES = ["a b", "b a b", "a c zzz", "", "c c <unk> b </s> a"]
 
@@ -247,7 +247,7 @@ MASK = (1 << 64) - 1
 
 
 def checksum(data):
-    """The checksum of the format, as csrc/ngram_hash.h has it."""
+    """The checksum of the format, as csrc/ngram/hash.h has it."""
 
     def mix(lane, chunk):
         lane = (lane ^ chunk) * 0x9E3779B97F4A7C15 & MASK

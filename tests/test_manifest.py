@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctcspeech import Utterance, read_manifest, write_manifest
+from ctcspeech.data.manifest import read_lines, split_utterances
 from ctcspeech.errors import ManifestError
-from ctcspeech.manifest import read_lines, split_utterances
 
 
 def write(path: Path, *lines: object) -> Path:

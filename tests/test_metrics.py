@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech import metrics
-from ctcspeech.metrics import (
+from ctcspeech.text import error_rates as metrics
+from ctcspeech.text.error_rates import (
     ErrorCounts,
     align,
     aligned_rows,

@@ -6,13 +6,13 @@ from pydantic import ValidationError
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ctcspeech import _core
-from ctcspeech.model import (
+from ctcspeech.model.deepspeech import (
     DeepSpeech1Config,
     DeepSpeech2Config,
     build_model,
     describe,
 )
-from ctcspeech.recurrent import ClippedRecurrence, RecurrentLayer
+from ctcspeech.model.recurrent import ClippedRecurrence, RecurrentLayer
 
 FEATURES, LABELS = 9, 6
 LENGTHS = torch.tensor([23, 40, 7, 31])

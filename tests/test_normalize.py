@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ctcspeech.errors import AlphabetError
-from ctcspeech.normalize import Normalizer
+from ctcspeech.text.normalize import Normalizer
 
 
 @pytest.mark.parametrize(

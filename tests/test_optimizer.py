@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ctcspeech.config import TrainConfig
-from ctcspeech.optimizer import Schedule, build_optimizer
+from ctcspeech.train.config import TrainConfig
+from ctcspeech.train.optimizer import Schedule, build_optimizer
 
 
 def made(**values):

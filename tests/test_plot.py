@@ -10,12 +10,12 @@ import pytest
 from tone_language import ALPHABET, RATE, hush, say, tone_recognizer, write
 from typer.testing import CliRunner
 
-from ctcspeech.align_text import align_text
+from ctcspeech.align.known_text import align_text
 from ctcspeech.cli import app
+from ctcspeech.decode.hypothesis import Word
 from ctcspeech.emissions import Emissions
 from ctcspeech.errors import TrainingError
-from ctcspeech.hypothesis import Word
-from ctcspeech.plot import plot_recording, plot_training, trellis
+from ctcspeech.evaluate.plot import plot_recording, plot_training, trellis
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def run(monkeypatch):
         figures.append(plot_recording(*arguments, **options))
         return figures[-1]
 
-    monkeypatch.setattr("ctcspeech.plot.plot_recording", spy)
+    monkeypatch.setattr("ctcspeech.evaluate.plot.plot_recording", spy)
 
     def run(*arguments):
         result = CliRunner().invoke(app, ["plot", *[str(a) for a in arguments]])

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from ctcspeech.audio import PcmFormat
+from ctcspeech.audio.read import PcmFormat
+from ctcspeech.data.manifest import Utterance
 from ctcspeech.errors import AudioError, ManifestError
-from ctcspeech.manifest import Utterance
-from ctcspeech.recordings import Recording, find_recordings
+from ctcspeech.recognize.recordings import Recording, find_recordings
 
 
 def make(path, seconds=0.1):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech.segment import cut
+from ctcspeech.recognize.cut import cut
 
 RATE = 8000
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech.alphabet import Alphabet
-from ctcspeech.segment import Segment
-from ctcspeech.stitch import Stitcher, join_emissions, word_end
+from ctcspeech.recognize.cut import Segment
+from ctcspeech.recognize.stitch import Stitcher, join_emissions, word_end
+from ctcspeech.text.alphabet import Alphabet
 
 ALPHABET = Alphabet(["<blank>", " ", "a", "b", "c"])
 CLASSES = 5

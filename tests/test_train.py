@@ -13,11 +13,11 @@ import pytest
 import torch
 from tones import write_corpus
 
-from ctcspeech import train as train_module
-from ctcspeech.checkpoint import load_checkpoint, load_training
-from ctcspeech.config import load_config
 from ctcspeech.errors import ConfigError, ManifestError, TrainingError
-from ctcspeech.train import train
+from ctcspeech.model.checkpoint import load_checkpoint, load_training
+from ctcspeech.train import trainer as train_module
+from ctcspeech.train.config import load_config
+from ctcspeech.train.trainer import train
 
 CONFIG = """
 [data]
@@ -111,8 +111,8 @@ def test_it_learns_and_the_result_transcribes(corpus, tmp_path):
     )
     assert kept == {f"epoch-{line['epoch']:04d}" for line in ranked[:3]}
     # An independent look: decode a recording with nothing but the checkpoint.
-    from ctcspeech.audio import load
-    from ctcspeech.manifest import read_manifest
+    from ctcspeech.audio.read import load
+    from ctcspeech.data.manifest import read_manifest
 
     utterance = read_manifest(corpus / "validation.jsonl")[0]
     samples, _ = load(utterance.audio_filepath, checkpoint.features.config.sample_rate)
@@ -320,8 +320,8 @@ def test_a_budget_of_minutes_ends_training_with_the_schedule_at_its_end(
 
 PROGRAM = """
 import sys
-from ctcspeech.config import load_config
-from ctcspeech.train import train
+from ctcspeech.train.config import load_config
+from ctcspeech.train.trainer import train
 train(load_config(sys.argv[1], sys.argv[3:]), sys.argv[2])
 """
 

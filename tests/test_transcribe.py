@@ -9,14 +9,14 @@ import soxr
 import torch
 from tone_language import ALPHABET, RATE, ToneModel, hush, say, tone_recognizer, words, write
 
-from ctcspeech.alphabet import Alphabet
-from ctcspeech.checkpoint import Checkpoint, save_checkpoint
+from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
+from ctcspeech.data.manifest import Utterance
 from ctcspeech.errors import AudioError, CheckpointError, DecoderError, FeatureError
-from ctcspeech.features import FeatureConfig, FeatureExtractor
-from ctcspeech.manifest import Utterance
-from ctcspeech.model import DeepSpeech2Config, build_model
-from ctcspeech.recordings import Recording
-from ctcspeech.transcribe import Recognizer
+from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
+from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
+from ctcspeech.recognize.recognizer import Recognizer
+from ctcspeech.recognize.recordings import Recording
+from ctcspeech.text.alphabet import Alphabet
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from tone_language import ALPHABET, hush, say, tone_recognizer, write
 from typer.testing import CliRunner
 
 from ctcspeech.cli import app
-from ctcspeech.decoder_settings import DecoderSettings
+from ctcspeech.data.manifest import Utterance, write_manifest
+from ctcspeech.decode.settings import DecoderSettings
 from ctcspeech.errors import DecoderError, ManifestError
-from ctcspeech.evaluate import evaluate
-from ctcspeech.manifest import Utterance, write_manifest
-from ctcspeech.metrics import character_error_rate, word_error_rate
-from ctcspeech.tune import DevSet, Rates, Trial, Tuning, tune
+from ctcspeech.evaluate.evaluate import evaluate
+from ctcspeech.evaluate.tune import DevSet, Rates, Trial, Tuning, tune
+from ctcspeech.text.error_rates import character_error_rate, word_error_rate
 
 pytest.importorskip("optuna")
 
@@ -96,7 +96,7 @@ def test_interruption_keeps_the_best_so_far(settings):
 
 
 def rates(words, characters):
-    from ctcspeech.metrics import ErrorCounts
+    from ctcspeech.text.error_rates import ErrorCounts
 
     return Rates(ErrorCounts(words, 0, 0, 10), ErrorCounts(characters, 0, 0, 50))
 

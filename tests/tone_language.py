@@ -10,10 +10,10 @@ import soundfile
 import torch
 from torch import nn
 
-from ctcspeech.alphabet import Alphabet
-from ctcspeech.features import FeatureConfig, FeatureExtractor
-from ctcspeech.model import AcousticModel
-from ctcspeech.transcribe import Recognizer
+from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
+from ctcspeech.model.deepspeech import AcousticModel
+from ctcspeech.recognize.recognizer import Recognizer
+from ctcspeech.text.alphabet import Alphabet
 
 RATE = 8000
 ALPHABET = Alphabet(["<blank>", " ", "a", "b", "c", "d", "e"])

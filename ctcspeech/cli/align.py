@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ctcspeech.cli.decoding import load_recognizer
+from ctcspeech.cli.decoder_options import load_recognizer
 from ctcspeech.cli.output import FORMAT_HELP, Format, make_writer, open_output, subtitle_limits
 from ctcspeech.progress import Progress
 
 if TYPE_CHECKING:
-    from ctcspeech.align_split import SplitLimits
-    from ctcspeech.align_text import AlignedText
-    from ctcspeech.recordings import Recording
-    from ctcspeech.transcribe import Recognizer
+    from ctcspeech.align.known_text import AlignedText
+    from ctcspeech.align.split import SplitLimits
+    from ctcspeech.recognize.recognizer import Recognizer
+    from ctcspeech.recognize.recordings import Recording
 
 __all__ = ["align"]
 
@@ -110,7 +110,7 @@ def align(
     limits = subtitle_limits(subtitle_lines, subtitle_characters, subtitle_seconds)
     split_limits = _split_limits(min_score, min_seconds, max_seconds, padding)
 
-    from ctcspeech.recordings import find_recordings
+    from ctcspeech.recognize.recordings import find_recordings
 
     recordings = find_recordings(inputs)
     if (text or text_string) and len(recordings) != 1:
@@ -122,7 +122,7 @@ def align(
         skip = Skip.none if split is None else Skip.ends
     task = _Task(recordings, text, text_string, skip.value, units.value if split else "lines")
     if split is not None:
-        from ctcspeech.split_writer import SplitWriter
+        from ctcspeech.align.split_writer import SplitWriter
 
         writer = SplitWriter(split, split_limits, offsets=offsets)
         task.run(load_recognizer(model, device, threads), writer.add)
@@ -140,7 +140,7 @@ def align(
 def _split_limits(
     min_score: float, min_seconds: float, max_seconds: float, padding: float
 ) -> "SplitLimits":
-    from ctcspeech.align_split import SplitLimits
+    from ctcspeech.align.split import SplitLimits
 
     try:
         return SplitLimits(
@@ -167,7 +167,7 @@ class _Task:
 
     def run(self, recognizer: "Recognizer", put: Any) -> None:
         """Calls put(transcript, aligned) for each recording that could be aligned."""
-        from ctcspeech.align_text import align_text, recording_emissions
+        from ctcspeech.align.known_text import align_text, recording_emissions
         from ctcspeech.errors import CtcSpeechError
 
         with Progress("aligning", len(self.recordings), "recording") as progress:
@@ -211,7 +211,7 @@ class _Task:
                         progress.advance(1)
 
     def _lines(self, recording: "Recording") -> list[str]:
-        from ctcspeech.align_split import sentences
+        from ctcspeech.align.split import sentences
 
         text = self._text(recording)
         if self.units == "sentences":

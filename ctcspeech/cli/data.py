@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from ctcspeech.corpora import Imported
-    from ctcspeech.manifest import Summary, Utterance
+    from ctcspeech.data.corpora import Imported
+    from ctcspeech.data.manifest import Summary, Utterance
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,9 +59,9 @@ def import_(
 
     Exit code 1 if anything was left out.
     """
-    from ctcspeech.corpora import KINDS, import_corpus
-    from ctcspeech.normalize import Normalizer
+    from ctcspeech.data.corpora import KINDS, import_corpus
     from ctcspeech.progress import Progress
+    from ctcspeech.text.normalize import Normalizer
 
     if kind not in KINDS:
         raise typer.BadParameter(f"must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -92,8 +92,8 @@ def import_(
 
 
 def _write_splits(imported: "Imported", output: Path) -> None:
+    from ctcspeech.data.manifest import write_manifest
     from ctcspeech.errors import ManifestError
-    from ctcspeech.manifest import write_manifest
 
     splits = {name: items for name, items in imported.splits.items() if items}
     if not splits:
@@ -126,9 +126,9 @@ def alphabet(
     \b
         ctcspeech data alphabet train.jsonl -o alphabet.json
     """
-    from ctcspeech.alphabet import KINDS, Alphabet
-    from ctcspeech.manifest import read_manifest
-    from ctcspeech.normalize import Normalizer
+    from ctcspeech.data.manifest import read_manifest
+    from ctcspeech.text.alphabet import KINDS, Alphabet
+    from ctcspeech.text.normalize import Normalizer
 
     if kind not in KINDS:
         raise typer.BadParameter(f"must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -157,7 +157,7 @@ def split(
     \b
         ctcspeech data split mine.jsonl splits --dev 0.1 --test 0.1 --by speaker
     """
-    from ctcspeech.manifest import read_manifest, split_utterances, write_manifest
+    from ctcspeech.data.manifest import read_manifest, split_utterances, write_manifest
 
     if by not in ("text", "speaker", "recording"):
         raise typer.BadParameter(f"must be text, speaker or recording, got {by!r}")
@@ -209,16 +209,16 @@ def check(
 
     Exit code 1 if anything is wrong.
     """
-    from ctcspeech.alphabet import Alphabet
-    from ctcspeech.check import check_manifests
-    from ctcspeech.manifest import write_manifest
-    from ctcspeech.normalize import Normalizer
+    from ctcspeech.data.check import check_manifests
+    from ctcspeech.data.manifest import write_manifest
     from ctcspeech.progress import Progress, format_duration
+    from ctcspeech.text.alphabet import Alphabet
+    from ctcspeech.text.normalize import Normalizer
 
     labels: Alphabet | None = None
     normalizer: Normalizer | None = None
     if run is not None:
-        from ctcspeech.checkpoint import load_checkpoint
+        from ctcspeech.model.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(run)
         labels = checkpoint.alphabet
@@ -276,7 +276,7 @@ def stats(
     import json
     from dataclasses import asdict
 
-    from ctcspeech.manifest import read_manifest, summarize
+    from ctcspeech.data.manifest import read_manifest, summarize
 
     corpora = {str(path): read_manifest(path) for path in manifests}
     if len(corpora) > 1:

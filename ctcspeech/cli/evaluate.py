@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctcspeech.cli import decoding
-from ctcspeech.cli.decoding import (
+from ctcspeech.cli import decoder_options as decoding
+from ctcspeech.cli.decoder_options import (
     DecoderName,
     DecodingOptions,
     LmUnit,
@@ -20,8 +20,8 @@ from ctcspeech.files import atomic_write
 from ctcspeech.progress import Progress
 
 if TYPE_CHECKING:
-    from ctcspeech.evaluate import Evaluation
-    from ctcspeech.transcribe import Decoder
+    from ctcspeech.evaluate.evaluate import Evaluation
+    from ctcspeech.recognize.recognizer import Decoder
 
 __all__ = ["evaluate"]
 
@@ -68,9 +68,9 @@ def evaluate(
         ctcspeech evaluate runs/english data/test.jsonl --lm lm.bin --lm-weight 0.7
     """
     from ctcspeech import __version__
-    from ctcspeech.evaluate import evaluate as run
-    from ctcspeech.manifest import read_manifest
-    from ctcspeech.transcribe import Transcript, decoder_kind
+    from ctcspeech.data.manifest import read_manifest
+    from ctcspeech.evaluate.evaluate import evaluate as run
+    from ctcspeech.recognize.recognizer import Transcript, decoder_kind
 
     options = DecodingOptions(
         decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
@@ -120,9 +120,9 @@ def evaluate(
 
 def _calibrate(model: Path, decoder: "Decoder", evaluation: "Evaluation") -> str:
     """Fits, keeps the fit with the model, and says what it changes."""
-    from ctcspeech.checkpoint import find_checkpoint
-    from ctcspeech.confidence import calibration_error, fit, save_calibration
-    from ctcspeech.transcribe import decoder_kind
+    from ctcspeech.decode.confidence import calibration_error, fit, save_calibration
+    from ctcspeech.model.checkpoint import find_checkpoint
+    from ctcspeech.recognize.recognizer import decoder_kind
 
     confidences, correct = evaluation.confidences
     if not confidences:

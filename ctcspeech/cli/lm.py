@@ -11,7 +11,7 @@ import typer
 from ctcspeech.cli.lm_build import build
 
 if TYPE_CHECKING:
-    from ctcspeech.language_model import LanguageModel, TextScore
+    from ctcspeech.lm.model import LanguageModel, TextScore
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,7 +45,7 @@ def query(
     --words: the word, log10 P, the length of the n-gram used, OOV where it is unknown; an empty
     line ends a sentence. The summary goes to stderr then.
     """
-    from ctcspeech.language_model import LanguageModel
+    from ctcspeech.lm.model import LanguageModel
 
     lm = LanguageModel.load(model)
     total = None
@@ -137,7 +137,7 @@ def convert(
     ctcspeech lm convert lm.arpa small.bin --kind trie --probability-bits 8 --backoff-bits 8
     ctcspeech lm convert small.bin lm.arpa
     """
-    from ctcspeech import language_model
+    from ctcspeech.lm import model as language_model
 
     try:
         language_model.convert(
@@ -163,7 +163,7 @@ def info(
     \b
     ctcspeech lm info lm.bin --verify
     """
-    from ctcspeech.language_model import LanguageModel
+    from ctcspeech.lm.model import LanguageModel
 
     lm = LanguageModel.load(model)
     facts = lm.info()
@@ -206,8 +206,8 @@ def mix(
     The result lists the n-grams of both with P = weight P1 + (1 - weight) P2. Fit the weight on
     text that neither model was estimated from, else it goes to the model that has seen it.
     """
-    from ctcspeech import language_model
-    from ctcspeech.language_model import LanguageModel
+    from ctcspeech.lm import model as language_model
+    from ctcspeech.lm.model import LanguageModel
 
     if (text is None) == (weight is None):
         raise typer.BadParameter("give one of --text and --weight")

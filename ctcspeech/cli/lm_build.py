@@ -72,7 +72,7 @@ def build(
         ctcspeech lm build --order 6 --characters transcripts.txt -o characters.arpa
         zcat *.gz | ctcspeech lm build --order 3 /dev/stdin -o lm.arpa.gz
     """
-    from ctcspeech.language_model_build import build_language_model
+    from ctcspeech.lm.build import build_language_model
 
     thresholds, paths = _split_prune(prune, texts)
     report = _Report()
@@ -94,7 +94,7 @@ def build(
         )
         report.close()
         if arpa != output:
-            from ctcspeech.language_model import convert
+            from ctcspeech.lm.model import convert
 
             convert(
                 arpa,
@@ -153,7 +153,7 @@ def _line_mapper(
     characters: bool, space: str, alphabet: Path | None
 ) -> Callable[[str], str] | None:
     if alphabet is not None:
-        from ctcspeech.alphabet import Alphabet
+        from ctcspeech.text.alphabet import Alphabet
 
         known = Alphabet.load(alphabet)
         names = [space if i == known.space else label for i, label in enumerate(known.labels)]

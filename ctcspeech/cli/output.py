@@ -15,9 +15,9 @@ import typer
 from ctcspeech.files import atomic_write
 
 if TYPE_CHECKING:
-    from ctcspeech.formats import SubtitleLimits
-    from ctcspeech.recordings import Recording
-    from ctcspeech.transcribe import Transcript
+    from ctcspeech.recognize.formats import SubtitleLimits
+    from ctcspeech.recognize.recognizer import Transcript
+    from ctcspeech.recognize.recordings import Recording
 
 __all__ = ["FORMAT_HELP", "Format", "make_writer", "open_output", "subtitle_limits"]
 
@@ -45,7 +45,7 @@ FORMAT_HELP = (
 
 def subtitle_limits(lines: int, characters: int, seconds: tuple[float, float]) -> "SubtitleLimits":
     """The limits from the options; what makes no sense is wrong usage."""
-    from ctcspeech.formats import SubtitleLimits
+    from ctcspeech.recognize.formats import SubtitleLimits
 
     try:
         return SubtitleLimits(lines, characters, *seconds)
@@ -61,7 +61,7 @@ def make_writer(
     names: whether a line of text begins with the recording's name and a tab. n_best: whether JSON
     holds all hypotheses.
     """
-    from ctcspeech import formats
+    from ctcspeech.recognize import formats
 
     def text(transcript: "Transcript") -> str:
         line = transcript.text + "\n"
@@ -151,7 +151,7 @@ def _together(
 def _header(format: Format) -> str:
     if format is not Format.tsv:
         return ""
-    from ctcspeech.formats import format_tsv
+    from ctcspeech.recognize.formats import format_tsv
 
     return format_tsv("", [])
 

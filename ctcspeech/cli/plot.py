@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctcspeech.cli.decoding import load_recognizer
+from ctcspeech.cli.decoder_options import load_recognizer
 from ctcspeech.files import atomic_write
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def plot(
     if end is not None and end <= start:
         raise typer.BadParameter(f"--to must be above --from: {end:g}, {start:g}")
     if what.is_dir():
-        from ctcspeech.plot import plot_training
+        from ctcspeech.evaluate.plot import plot_training
 
         figure = plot_training(what)
     else:
@@ -80,10 +80,10 @@ def _recording(
     path: Path, model: Path, device: str, text: str | None, start: float, end: float | None
 ) -> "Figure":
     from ctcspeech import audio
-    from ctcspeech.align_text import align_text, recording_emissions
+    from ctcspeech.align.known_text import align_text, recording_emissions
+    from ctcspeech.decode.hypothesis import Word
     from ctcspeech.errors import AudioError
-    from ctcspeech.hypothesis import Word
-    from ctcspeech.plot import plot_recording, trellis
+    from ctcspeech.evaluate.plot import plot_recording, trellis
 
     recognizer = load_recognizer(model, device, None)
     with contextlib.closing(recording_emissions(recognizer, [path])) as results:

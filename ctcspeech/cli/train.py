@@ -36,8 +36,8 @@ def train(
         False, "--resume", help="Go on with the run in that folder (begin if there is none)."
     ),
 ) -> None:
-    from ctcspeech.config import load_config
-    from ctcspeech.train import train as train_model
+    from ctcspeech.train.config import load_config
+    from ctcspeech.train.trainer import train as train_model
 
     loaded = load_config(config, overrides or ())
     folder = run if run is not None else Path("runs") / config.stem

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctcspeech.cli import decoding
-from ctcspeech.cli.decoding import (
+from ctcspeech.cli import decoder_options as decoding
+from ctcspeech.cli.decoder_options import (
     DecoderName,
     DecodingOptions,
     LmUnit,
@@ -20,8 +20,8 @@ from ctcspeech.cli.output import FORMAT_HELP, Format, make_writer, open_output, 
 from ctcspeech.progress import Progress
 
 if TYPE_CHECKING:
-    from ctcspeech.audio import PcmFormat
-    from ctcspeech.recordings import Recording
+    from ctcspeech.audio.read import PcmFormat
+    from ctcspeech.recognize.recordings import Recording
 
 __all__ = ["transcribe"]
 
@@ -101,7 +101,7 @@ def transcribe(
         hot_word or [], n_best,
     )  # fmt: skip
 
-    from ctcspeech.recordings import find_recordings
+    from ctcspeech.recognize.recordings import find_recordings
 
     recordings = find_recordings(inputs, raw)
     if names is None:
@@ -145,7 +145,7 @@ def transcribe(
 def _raw_format(rate: int | None, encoding: str, channels: int) -> "PcmFormat | None":
     if rate is None:
         return None
-    from ctcspeech.audio import PcmFormat
+    from ctcspeech.audio.read import PcmFormat
 
     try:
         return PcmFormat(rate, encoding, channels)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ctcspeech.cli import decoding
-from ctcspeech.cli.decoding import LmUnit, load_recognizer
+from ctcspeech.cli import decoder_options as decoding
+from ctcspeech.cli.decoder_options import LmUnit, load_recognizer
 from ctcspeech.progress import Progress
 
 if TYPE_CHECKING:
-    from ctcspeech.decoder_settings import DecoderSettings
-    from ctcspeech.manifest import Utterance
-    from ctcspeech.transcribe import Recognizer, Transcript
-    from ctcspeech.tune import DevSet, Trial, Tuning
+    from ctcspeech.data.manifest import Utterance
+    from ctcspeech.decode.settings import DecoderSettings
+    from ctcspeech.evaluate.tune import DevSet, Trial, Tuning
+    from ctcspeech.recognize.recognizer import Recognizer, Transcript
 
 __all__ = ["tune"]
 
@@ -62,10 +62,10 @@ def tune(
         ctcspeech tune runs/english data/dev.jsonl --lm lm.bin
         ctcspeech evaluate runs/english data/test.jsonl
     """
-    from ctcspeech.checkpoint import find_checkpoint
-    from ctcspeech.manifest import read_manifest
-    from ctcspeech.tune import require_optuna
-    from ctcspeech.tune import tune as run
+    from ctcspeech.data.manifest import read_manifest
+    from ctcspeech.evaluate.tune import require_optuna
+    from ctcspeech.evaluate.tune import tune as run
+    from ctcspeech.model.checkpoint import find_checkpoint
 
     require_optuna()
     utterances = read_manifest(manifest)
@@ -118,7 +118,7 @@ def _settings(
 ) -> "DecoderSettings":
     from dataclasses import replace
 
-    from ctcspeech.decoder_settings import DecoderSettings
+    from ctcspeech.decode.settings import DecoderSettings
 
     settings = recognizer.settings or DecoderSettings()
     if lm is not None:
@@ -140,7 +140,7 @@ def _settings(
 
 def _collect(recognizer: "Recognizer", utterances: "list[Utterance]") -> "tuple[DevSet, int]":
     """The emissions, and how many utterances failed."""
-    from ctcspeech.tune import DevSet
+    from ctcspeech.evaluate.tune import DevSet
 
     failed = 0
     total = sum(utterance.duration for utterance in utterances)
@@ -158,7 +158,7 @@ def _collect(recognizer: "Recognizer", utterances: "list[Utterance]") -> "tuple[
 
 
 def _report(tuning: "Tuning") -> str:
-    from ctcspeech.tune import RANGES
+    from ctcspeech.evaluate.tune import RANGES
 
     lines = [
         f"greedy:    {tuning.greedy}",
@@ -182,7 +182,7 @@ def _keep(tuning: "Tuning", settings: "DecoderSettings", folder: Path, reference
     """Writes the language model, the picture and, last, the settings that name them."""
     from dataclasses import replace
 
-    from ctcspeech.language_model import LanguageModel
+    from ctcspeech.lm.model import LanguageModel
 
     assert settings.lm is not None
     place = settings.lm.absolute()

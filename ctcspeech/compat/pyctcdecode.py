@@ -40,10 +40,10 @@ from typing import Any
 
 import numpy as np
 
-from ctcspeech import decoder as native
-from ctcspeech.hypothesis import Hypothesis
-from ctcspeech.language_model import LanguageModel as NgramModel
-from ctcspeech.language_model import State
+from ctcspeech.decode import beam as native
+from ctcspeech.decode.hypothesis import Hypothesis
+from ctcspeech.lm.model import LanguageModel as NgramModel
+from ctcspeech.lm.model import State
 
 __all__ = [
     "Alphabet",

@@ -36,10 +36,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ctcspeech.align import forced_align
-from ctcspeech.decoder import WORD_START, BeamDecoder, BeamStream
-from ctcspeech.hypothesis import Hypothesis
-from ctcspeech.language_model import LanguageModel
+from ctcspeech.align.forced import forced_align
+from ctcspeech.decode.beam import WORD_START, BeamDecoder, BeamStream
+from ctcspeech.decode.hypothesis import Hypothesis
+from ctcspeech.lm.model import LanguageModel
 
 __all__ = ["CTCDecoder", "CTCHypothesis", "ctc_decoder"]
 

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from ctcspeech import Utterance, write_manifest
-from ctcspeech.corpora import import_corpus
-from ctcspeech.normalize import Normalizer
+from ctcspeech.data.corpora import import_corpus
+from ctcspeech.text.normalize import Normalizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fetch import fetch, unpack  # noqa: E402

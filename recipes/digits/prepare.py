@@ -26,8 +26,8 @@ from strings import SAMPLE_RATE, Digits, string_of
 from synthesize import synthesize, write_noises, write_rooms
 from voices import DIGITS
 
-from ctcspeech.audio import load
-from ctcspeech.manifest import Utterance, write_manifest
+from ctcspeech.audio.read import load
+from ctcspeech.data.manifest import Utterance, write_manifest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fetch import fetch, unpack  # noqa: E402

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from ctcspeech import CtcSpeechError, Utterance, read_manifest, write_manifest
-from ctcspeech.audio import info
+from ctcspeech.audio.read import info
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fetch import fetch, unpack  # noqa: E402

@@ -2,9 +2,8 @@
 // random pieces must end as the whole does, threads must change nothing, and the scores must be those
 // of the labellings. Built with sanitizers by tests/test_fuzz.py:
 //
-//   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/beam_fuzz.cpp csrc/beam*.cpp
-//       csrc/ngram.cpp csrc/ngram_{arpa,image,mix,probing,table,trie,trie_build,vocabulary}.cpp
-//       -pthread
+//   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/beam_fuzz.cpp csrc/beam/*.cpp
+//       csrc/ngram/*.cpp -pthread
 //   ./a.out SECONDS [SEED]
 #include <algorithm>
 #include <chrono>
@@ -19,9 +18,9 @@
 #include <string>
 #include <vector>
 
-#include "beam.h"
-#include "ngram_arpa.h"
-#include "ngram_table.h"
+#include "beam/beam.h"
+#include "ngram/arpa.h"
+#include "ngram/table.h"
 
 using namespace ctcspeech;
 using namespace ctcspeech::beam;

@@ -2,9 +2,9 @@
 // outside the arrays given, nothing undefined, and the fast path and the GPU's kernels run on the host
 // agree with the log-space reference.
 //
-//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -Icsrc tests/fuzz/ctc_fuzz.cpp csrc/ctc.cpp
-//       csrc/ctc_reference.cpp csrc/ctc_serial.cpp csrc/ctc_baseline.cpp csrc/cpu.cpp (and ctc_avx2.cpp, ctc_avx512.cpp with
-//       their flags) -pthread -o ctc_fuzz
+//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -Icsrc tests/fuzz/ctc_fuzz.cpp csrc/ctc/ctc.cpp
+//       csrc/ctc/reference.cpp csrc/ctc/cuda/on_host.cpp csrc/ctc/cpu/fast_loss_baseline.cpp csrc/base/cpu.cpp
+//       (and fast_loss_avx2.cpp, fast_loss_avx512.cpp with their flags) -pthread -o ctc_fuzz
 //   ./ctc_fuzz SECONDS SEED [THREADS]
 #include <chrono>
 #include <cmath>
@@ -15,9 +15,9 @@
 #include <random>
 #include <vector>
 
-#include "../../csrc/cpu.h"
-#include "../../csrc/ctc.h"
-#include "../../csrc/ctc_cuda.h"
+#include "../../csrc/base/cpu.h"
+#include "../../csrc/ctc/ctc.h"
+#include "../../csrc/ctc/cuda/cuda_loss.h"
 
 namespace {
 
@@ -103,7 +103,7 @@ struct Case {
     in.delay_penalty = chance(80) ? 0 : 0.01 * static_cast<double>(between(-20, 20));
   }
 
-  // The exponents of ctc_extended.h hold so much, and no more.
+  // The exponents of ctc/cuda/number.h hold so much, and no more.
   bool beyond_exponents() {
     for (int64_t i = 0; i < logits.size; ++i)
       if (std::isfinite(logits[i]) && std::fabs(logits[i]) > (sizeof(Real) == 4 ? 1e6 : 1e12))

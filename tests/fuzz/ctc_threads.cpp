@@ -1,11 +1,11 @@
-// csrc/ctc_cuda.cu itself on the host, with a real thread for each thread of a block (cuda_on_host), under
-// the thread sanitizer: two accesses of one place without a barrier between them are reported, as racecheck
+// csrc/ctc/cuda/cuda_loss.cu itself on the host, with a real thread for each thread of a block
+// (cuda_on_host), under the thread sanitizer: two accesses of one place without a barrier between them are reported, as racecheck
 // would. The results are compared with those of one thread after the other.
 //
-//   g++ -std=c++17 -O1 -g -fsanitize=thread -DCTCSPEECH_CUDA=1 -Itests/fuzz/cuda_on_host
-//       tests/fuzz/ctc_threads.cpp csrc/ctc_serial.cpp -pthread -o ctc_threads
+//   g++ -std=c++17 -O1 -g -fsanitize=thread -DCTCSPEECH_CUDA=1 -Itests/fuzz/cuda_on_host -Icsrc
+//       tests/fuzz/ctc_threads.cpp csrc/ctc/cuda/on_host.cpp -pthread -o ctc_threads
 //   ./ctc_threads SECONDS
-#include "../../csrc/ctc_cuda.cu"
+#include "../../csrc/ctc/cuda/cuda_loss.cu"
 
 #include <chrono>
 #include <cmath>
@@ -52,7 +52,7 @@ void require_close(const std::vector<Real>& got, const std::vector<Real>& wanted
   }
 }
 
-// Sums over threads are taken in another order than in ctc_serial.cpp, so results differ in a last bit.
+// Sums over threads are taken in another order than in ctc/cuda/on_host.cpp, so results differ in a last bit.
 template <class Real>
 void run_case() {
   const int64_t T = between(1, 16), N = between(1, 2), L = between(0, 40);

@@ -1,8 +1,8 @@
 // Models estimated from random bytes, in so little memory that everything goes to disk: each must be
 // refused or be read again and sum to one. Built with sanitizers by tests/test_fuzz.py:
 //
-//   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/estimate_fuzz.cpp csrc/ngram.cpp
-//       csrc/ngram_{arpa,estimate,image,interpolate,mix,probing,sort,table,trie,trie_build,vocabulary}.cpp
+//   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/estimate_fuzz.cpp csrc/ngram/*.cpp
+//       csrc/ngram/estimate/*.cpp
 //   ./a.out SECONDS [SEED]
 #include <algorithm>
 #include <chrono>
@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
-#include "ngram.h"
-#include "ngram_estimate.h"
+#include "ngram/ngram.h"
+#include "ngram/estimate/estimate.h"
 
 using namespace ctcspeech::ngram;
 using Random = std::mt19937_64;

@@ -1,8 +1,7 @@
 // Damaged ARPA files and binaries of n-gram models: each must be read, or be an Error. Built with
 // sanitizers by tests/test_fuzz.py:
 //
-//   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/ngram_fuzz.cpp csrc/ngram.cpp
-//       csrc/ngram_{arpa,arpa_write,image,mix,probing,table,trie,trie_build,vocabulary}.cpp
+//   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/ngram_fuzz.cpp csrc/ngram/*.cpp
 //   ./a.out SECONDS [SEED]
 #include <sanitizer/asan_interface.h>
 
@@ -15,10 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "ngram_arpa.h"
-#include "ngram_hash.h"
-#include "ngram_image.h"
-#include "ngram_table.h"
+#include "ngram/arpa.h"
+#include "ngram/hash.h"
+#include "ngram/image.h"
+#include "ngram/table.h"
 
 using namespace ctcspeech::ngram;
 using Random = std::mt19937_64;

@@ -1,4 +1,4 @@
-// As much of CUDA as csrc/ctc_cuda.cu uses, on the host: a real thread for each thread of a block, blocks
+// As much of CUDA as csrc/ctc/cuda/cuda_loss.cu uses, on the host: a real thread for each thread of a block, blocks
 // one after the other. Put before the real header on the include path, it lets the kernels run where there
 // is no GPU, under the thread sanitizer.
 #pragma once

@@ -1,0 +1,281 @@
+// Prefix beam search for CTC with an n-gram language model.
+//
+//   Decoder decoder(config);                     // immutable, shared by any number of threads
+//   Session session(decoder, memory_limit);      // one utterance at a time, one thread
+//   session.begin();
+//   session.accept(emissions, frames, stride);   // any number of times: (frames, C) logits
+//   std::vector<Hypothesis> best = session.finish();
+//
+// The search maximises, over labellings c (Hannun et al. 2014, section 3; natural logarithms),
+//
+//   Q(c) = ln P_ctc(c | x) + lm_weight ln P_lm(c) + word_score word_count(c)
+//
+// over a tree of prefixes, each with the mass of its alignments that end in a blank (pb) and in its
+// last token (pnb) (Graves 2012, section 7; Hannun et al. 2014, algorithm 1). Sums are kept in the
+// linear domain, scaled to the best prefix in each frame. Prefixes that the future cannot tell apart
+// (same state of the language model, same place in the lexicon) are recombined: the best one goes on.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "beam/token_times.h"
+#include "beam/lexicon.h"
+#include "beam/lm_steps.h"
+
+namespace ctcspeech::beam {
+
+// What a token adds to the text.
+struct Token {
+  std::string text;          // bytes
+  bool begins_word = false;  // a piece marked as a word's first; also a separator, which has no text
+  bool separates = false;    // it stands between words, never before the first
+  bool skipped = false;      // never hypothesised (<unk>, <s>)
+};
+
+struct Options {
+  int beam_size = 100;          // prefixes kept after each frame
+  double beam_threshold = 15;   // prefixes this much below the best (natural log) are dropped
+  double token_min_logp = -8;   // tokens below this are not tried in a frame, but for the best one
+  Weights weights;
+  bool open_vocabulary = false;  // words outside the lexicon are allowed, each at unk_score
+  bool recombine = true;
+  bool end_of_sentence = true;   // the language model scores the end of the sentence
+  int n_best = 1;
+  bool word_times = true;
+};
+
+struct Config {
+  std::vector<Token> tokens;
+  uint32_t blank = 0;
+  Options options;
+  const ngram::Model* ngram = nullptr;  // one of the two, or none
+  // A user's own model; the words are those of the lexicon, by number.
+  std::function<std::unique_ptr<LanguageModel>(const std::vector<std::string>&)> custom_lm;
+  bool lm_over_tokens = false;
+  std::vector<std::string> token_words;  // what each token is called in a model over tokens
+  bool lexicon_from_lm = false;          // the words are the n-gram model's
+  std::vector<std::string> lexicon;      // and these
+  std::vector<std::pair<std::vector<std::string>, double>> hot_words;
+};
+
+struct WordResult {
+  uint32_t begin, end;  // bytes of the text
+  float start_frame, end_frame;
+  float confidence;
+};
+
+struct Hypothesis {
+  std::vector<int32_t> tokens;
+  std::string text;
+  std::vector<WordResult> words;
+  double score = 0, ctc_score = 0, lm_score = 0;
+};
+
+struct Partial {
+  Hypothesis best;
+  size_t final_bytes = 0;  // this much of the text no later frame can change
+};
+
+// Frame `frame` of the emissions cannot be used.
+class BadFrame : public std::runtime_error {
+ public:
+  BadFrame(int64_t frame, const std::string& what) : std::runtime_error(what), frame(frame) {}
+  int64_t frame;
+};
+
+class Session;
+
+class Decoder {
+ public:
+  explicit Decoder(const Config& config);
+  ~Decoder();
+
+  int num_tokens() const { return static_cast<int>(tokens_.size()); }
+  size_t lexicon_size() const { return num_words_; }
+  size_t words_skipped() const { return words_skipped_; }  // they have bytes that no token has
+  const Options& options() const { return options_; }
+
+  // A session with its memory of earlier language model scores, for reuse within this decoder.
+  std::unique_ptr<Session> take() const;
+  void give(std::unique_ptr<Session> session) const;
+
+ private:
+  friend class Session;
+  void build_lexicon(const Config& config);
+  void build_hot_words(const Config& config, const std::vector<std::string>& words);
+
+  std::vector<Token> tokens_;
+  uint32_t blank_;
+  Options options_;
+  // Some token begins a word. Otherwise all tokens are one word, but for a language model over tokens,
+  // where each token is one.
+  bool marked_words_ = false, tokens_are_words_ = false;
+  bool open_ = false, use_recombination_ = false;
+  bool keeps_frames_ = false;  // log-probabilities are kept, for word times and n-best lists
+  enum Kind : uint8_t { kWithin, kBegins, kNever };  // what a token may do
+  std::vector<uint8_t> kinds_;
+  double threshold_;  // exp(-beam_threshold)
+  float min_p_;       // exp(token_min_logp)
+  std::vector<int16_t> plain_byte_;  // the byte of a token that is one and begins no word, else -1
+  const ngram::Model* ngram_;
+  std::function<std::unique_ptr<LanguageModel>()> custom_lm_;
+  bool lm_over_tokens_;
+  std::vector<ngram::WordIndex> lm_indices_;  // of the lexicon's words, or of the tokens
+  std::unique_ptr<Trie> trie_;
+  std::unique_ptr<HotWords> hot_;
+  size_t num_words_ = 0, words_skipped_ = 0;
+  double oov_enter_ = 1, oov_exit_ = 1;  // factors when a word leaves the lexicon, and at its end
+  double gain_ = 1;                      // the most that a token within a word can multiply by
+  double word_gain_ = 1;                 // the most that a word's end can, but for the look-ahead
+  mutable std::mutex mutex_;
+  mutable std::vector<std::unique_ptr<Session>> pool_;
+};
+
+// A prefix. One cache line.
+struct Node {
+  double pb, pnb;         // mass of alignments that end in a blank, in the token; scaled
+  double next_pb, next_pnb;
+  uint32_t parent;
+  uint32_t trie;          // place in the lexicon, kOov outside
+  uint32_t state;         // of Steps, after the last complete word (or token)
+  uint32_t child, sibling;  // kNil ends the list
+  uint32_t token;
+  int32_t created, touched;  // frames
+};
+
+class Session {
+ public:
+  Session(const Decoder& decoder, size_t memory_limit);
+
+  // Starts an utterance after the given words (their state of the language model is carried over).
+  void begin(const std::vector<std::string>& context = {});
+  // Takes (frames, C) logits or log-probabilities, rows `stride` apart. Throws BadFrame; the session
+  // must then be begun anew.
+  void accept(const float* emissions, int64_t frames, int64_t stride);
+  std::vector<Hypothesis> finish();
+  Partial partial();
+  int64_t num_frames() const { return time_; }
+  size_t bytes() const;
+
+ private:
+  static constexpr uint32_t kNil = 0xFFFFFFFFu, kOov = 0xFFFFFFFEu;
+  struct Candidate {
+    uint32_t token;
+    double p;
+  };
+  struct Scored {
+    double score;
+    uint32_t node;
+  };
+  struct Event {  // `loser` was recombined with a winner: going on from it costs `loss`
+    uint32_t loser;
+    int32_t frame;
+    float loss;
+  };
+  struct Final {  // a way to end
+    double score;                // ln of its mass in the last frame's scale, with its last word and </s>
+    uint32_t node;               // the prefix that it goes on from
+    std::vector<uint32_t> path;  // its prefixes, or those whose tokens it has, from the root
+    std::string text;            // in an n-best list
+  };
+
+  // beam/search.cpp
+  void normalise(const float* row);
+  void take(uint32_t token);
+  void frame(const float* row);
+  std::vector<float> probabilities() const;
+  void near_certain_blank();
+  void search();
+  void search_popcnt();
+  void search_body();
+  void extend_all(double& cut);
+  bool lead(const Node& from, uint32_t n, uint32_t token, double cut, double& w, uint32_t& trie,
+            uint32_t& state);
+  void add(uint32_t from, uint32_t token, uint32_t trie, uint32_t state, double w);
+  bool close_word(const Node& node, uint32_t n, double cut, double& w, uint32_t& state);
+  bool close_last(const Node& node, uint32_t n, double& w, uint32_t& state);
+  void prune();
+  void recombine();
+  void record(uint32_t winner, uint32_t loser, double loss);
+  void doubt(uint32_t winner, uint32_t loser, double ratio);
+
+  // beam/forgetting.cpp
+  void commit();
+  uint32_t common_ancestor() const;
+  void compact();
+  void compact_states();
+  std::vector<TokenTime> align(std::vector<AlignedToken>& tokens, const std::vector<uint32_t>& path,
+                               int32_t begin, int32_t end) const;
+  std::vector<TokenTime> times_of(const std::vector<uint32_t>& path, int32_t end) const;
+
+  // beam/hypotheses.cpp
+  std::vector<Final> finals(bool whole);
+  void expand(std::vector<Final>& finals, size_t wanted) const;
+  void rescore(std::vector<Final>& finals);
+  // How a hypothesis ends: with a complete word and the sentence's end; within a word, which is left
+  // out of it; or anywhere, with more to come.
+  enum class Ending { kWhole, kCut, kOpen };
+  Hypothesis describe(const Final& final, Ending ending);
+  std::vector<uint32_t> trace(uint32_t node) const;
+  void drop_partial_word(std::vector<uint32_t>& tokens) const;
+  void write_words(const std::vector<uint32_t>& tokens, const std::vector<TokenTime>& times,
+                   Hypothesis& out) const;
+  std::string spelling(uint32_t node) const;
+  double lm_parts(const std::vector<uint32_t>& tokens, bool whole, double& lm_score);
+
+  const Decoder& d_;
+  Steps steps_;
+  std::vector<Node> nodes_;
+  std::vector<float> doubts_;  // of each node, for confidences
+  std::vector<uint32_t> active_, next_;
+  std::vector<Scored> scored_;
+  std::vector<Candidate> begins_, candidates_;  // tokens to try: those that begin a word, the others
+  std::vector<float> p_;                        // probabilities of this frame
+  double best_ = 0;
+  double log_scale_ = 0;
+  int32_t time_ = 0;
+  bool dead_ = false;  // no prefix could emit a frame: nothing has a finite score
+  uint32_t start_state_ = 0;
+  uint32_t root_ = 0;  // where tracing ends: the start, or the last committed prefix
+
+  // For the recombination: a hash table that a new stamp empties.
+  struct Slot {
+    uint64_t key;
+    uint32_t stamp, value;
+  };
+  std::vector<Slot> slots_;
+  uint32_t stamp_ = 0;
+  std::unordered_map<uint32_t, std::vector<Event>> events_;  // by winner, for n-best
+
+  // The committed part: tokens that every prefix shares, with their times; the last one's end is open.
+  std::vector<uint32_t> committed_;
+  std::vector<TokenTime> committed_times_;
+  uint32_t anchor_ = 0;         // the prefix committed last
+  int32_t kept_from_ = 0;       // frame of the first row in logp_
+  std::vector<float> logp_;     // (frames since kept_from_, C) log-probabilities
+  size_t compact_at_ = 0;
+  size_t memory_limit_;         // bytes for remembered scores of the language model
+};
+
+// An utterance to decode: a (frames, C) matrix with contiguous rows, and what came out.
+struct Utterance {
+  const float* emissions = nullptr;
+  int64_t frames = 0;
+  std::vector<std::string> context;
+  std::vector<Hypothesis> hypotheses;
+  int64_t bad_frame = -1;  // a frame that cannot be used, and what is wrong with it
+  std::string error;
+};
+// On several threads. A bad utterance is marked and does not hinder the others; any other failure is
+// thrown when all threads have ended.
+void decode_batch(const Decoder& decoder, std::vector<Utterance>& utterances, int threads);
+
+}  // namespace ctcspeech::beam

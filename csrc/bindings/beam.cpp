@@ -1,0 +1,272 @@
+// ctcspeech._core.BeamDecoder and BeamStream: see ctcspeech/decoder.py, which checks the arguments.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "beam/beam.h"
+#include "bindings/bindings.h"
+
+namespace nb = nanobind;
+
+namespace ctcspeech {
+
+using beam::Config;
+using beam::Decoder;
+using beam::Session;
+
+namespace {
+
+constexpr size_t kStreamMemory = size_t{512} << 10;  // bytes, for a stream's remembered scores
+
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+// A language model that is a Python object with begin_state(), score(state, word) and, if the end of a
+// sentence is to be scored, finish(state). Equal states are one state, if they can be hashed.
+class PythonModel final : public beam::LanguageModel {
+ public:
+  PythonModel(nb::object model, const std::vector<std::string>& words)
+      : model_(std::move(model)), words_(words) {}
+  ~PythonModel() override {
+    nb::gil_scoped_acquire acquire;
+    numbers_.reset();
+    states_.clear();
+    model_.reset();
+  }
+
+  uint32_t begin() override {
+    nb::gil_scoped_acquire acquire;
+    return intern(model_.attr("begin_state")());
+  }
+  double score(uint32_t state, uint32_t word, uint32_t& next) override {
+    nb::gil_scoped_acquire acquire;
+    const std::string& text = beam::is_unknown(word) ? spelled_[word & 0x7FFFFFFFu] : words_[word];
+    nb::object answer =
+        model_.attr("score")(states_[state], nb::str(text.data(), text.size()));
+    if (!nb::isinstance<nb::tuple>(answer) || nb::len(answer) != 2)
+      throw nb::type_error("score(state, word) of the language model must return a tuple (natural "
+                           "logarithm, new state)");
+    const double ln = check(nb::cast<double>(answer[0]), "score(state, word)");
+    next = intern(answer[1]);
+    return ln;
+  }
+  double finish(uint32_t state) override {
+    nb::gil_scoped_acquire acquire;
+    if (!nb::hasattr(model_, "finish")) return 0;
+    return check(nb::cast<double>(model_.attr("finish")(states_[state])), "finish(state)");
+  }
+  bool wants_spelling() const override { return true; }
+  uint32_t spelled(const std::string& word) override {
+    const auto [found, added] =
+        spelled_numbers_.try_emplace(word, static_cast<uint32_t>(spelled_.size()));
+    if (added) spelled_.push_back(word);
+    return found->second | 0x80000000u;
+  }
+  size_t num_states() const override { return states_.size(); }
+  void keep(const std::vector<uint32_t>& states) override {
+    nb::gil_scoped_acquire acquire;
+    std::vector<nb::object> kept;
+    for (const uint32_t state : states) kept.push_back(states_[state]);
+    states_.clear();
+    numbers_.clear();
+    for (nb::object& state : kept) {
+      // Not by intern(): states[i] becomes i even where two that cannot be hashed are equal.
+      const size_t number = states_.size();
+      if (PyObject_Hash(state.ptr()) != -1) {
+        numbers_[state] = number;
+      } else {
+        PyErr_Clear();
+      }
+      states_.push_back(std::move(state));
+    }
+  }
+
+ private:
+  static double check(double ln, const char* what) {
+    if (std::isnan(ln) || ln == HUGE_VAL)
+      throw nb::value_error((std::string(what) + " of the language model returned " +
+                             (std::isnan(ln) ? "NaN" : "+inf"))
+                                .c_str());
+    return ln;
+  }
+  uint32_t intern(nb::object state) {
+    const uint32_t number = static_cast<uint32_t>(states_.size());
+    if (PyObject_Hash(state.ptr()) != -1) {
+      if (numbers_.contains(state)) return nb::cast<uint32_t>(numbers_[state]);
+      numbers_[state] = number;
+    } else {
+      PyErr_Clear();
+    }
+    states_.push_back(std::move(state));
+    return number;
+  }
+
+  nb::object model_;
+  std::vector<std::string> words_, spelled_;
+  std::unordered_map<std::string, uint32_t> spelled_numbers_;
+  std::vector<nb::object> states_;
+  nb::dict numbers_;
+};
+
+using PyToken = std::tuple<nb::bytes, bool, bool, bool>;
+using PyPhrase = std::pair<std::vector<std::string>, double>;
+
+void construct(Decoder* self, const std::vector<PyToken>& tokens, uint32_t blank,
+               const ngram::Model* ngram, nb::object custom_lm, bool lm_over_tokens,
+               std::vector<std::string> token_words, bool lexicon_from_lm,
+               std::vector<std::string> lexicon, std::vector<PyPhrase> hot_words,
+               const nb::dict& options) {
+  Config config;
+  for (const auto& [text, begins_word, separates, skipped] : tokens)
+    config.tokens.push_back(
+        {std::string(text.c_str(), text.size()), begins_word, separates, skipped});
+  config.blank = blank;
+  config.ngram = ngram;
+  if (!custom_lm.is_none()) {
+    config.custom_lm = [custom_lm](const std::vector<std::string>& words) {
+      nb::gil_scoped_acquire acquire;
+      return std::make_unique<PythonModel>(custom_lm, words);
+    };
+  }
+  config.lm_over_tokens = lm_over_tokens;
+  config.token_words = std::move(token_words);
+  config.lexicon_from_lm = lexicon_from_lm;
+  config.lexicon = std::move(lexicon);
+  config.hot_words = std::move(hot_words);
+  beam::Options& o = config.options;
+  o.beam_size = nb::cast<int>(options["beam_size"]);
+  o.beam_threshold = nb::cast<double>(options["beam_threshold"]);
+  o.token_min_logp = nb::cast<double>(options["token_min_logp"]);
+  o.weights.lm_weight = nb::cast<double>(options["lm_weight"]);
+  o.weights.word_score = nb::cast<double>(options["word_score"]);
+  o.weights.unk_score = nb::cast<double>(options["unk_score"]);
+  o.open_vocabulary = nb::cast<bool>(options["open_vocabulary"]);
+  o.recombine = nb::cast<bool>(options["recombine"]);
+  o.end_of_sentence = nb::cast<bool>(options["end_of_sentence"]);
+  o.n_best = nb::cast<int>(options["n_best"]);
+  o.word_times = nb::cast<bool>(options["word_times"]);
+  new (self) Decoder(config);
+}
+
+nb::object to_str(const char* text, size_t size) {
+  return nb::steal(PyUnicode_DecodeUTF8(text, static_cast<Py_ssize_t>(size), "replace"));
+}
+
+// (text, tokens, words as (text, start, end, confidence) in frames, Q, ctc, lm)
+nb::tuple to_python(const beam::Hypothesis& hypothesis, bool times) {
+  nb::list words, tokens;
+  for (const int32_t token : hypothesis.tokens) tokens.append(token);
+  if (times) {
+    for (const beam::WordResult& word : hypothesis.words) {
+      words.append(nb::make_tuple(to_str(hypothesis.text.data() + word.begin, word.end - word.begin),
+                                  word.start_frame, word.end_frame, word.confidence));
+    }
+  }
+  return nb::make_tuple(to_str(hypothesis.text.data(), hypothesis.text.size()), tokens, words,
+                        hypothesis.score, hypothesis.ctc_score, hypothesis.lm_score);
+}
+
+nb::list to_python(const std::vector<beam::Hypothesis>& hypotheses, bool times) {
+  nb::list out;
+  for (const beam::Hypothesis& hypothesis : hypotheses) out.append(to_python(hypothesis, times));
+  return out;
+}
+
+// A list with, for each utterance, its hypotheses, or (frame, what is wrong).
+nb::list decode(const Decoder& decoder, const std::vector<Matrix>& emissions,
+                const std::vector<std::vector<std::string>>& contexts, int threads) {
+  std::vector<beam::Utterance> utterances(emissions.size());
+  for (size_t i = 0; i < emissions.size(); ++i) {
+    utterances[i].emissions = emissions[i].data();
+    utterances[i].frames = static_cast<int64_t>(emissions[i].shape(0));
+    if (!contexts.empty()) utterances[i].context = contexts[i];
+  }
+  {
+    nb::gil_scoped_release release;
+    beam::decode_batch(decoder, utterances, threads);
+  }
+  nb::list out;
+  for (const beam::Utterance& utterance : utterances) {
+    if (utterance.bad_frame >= 0) {
+      out.append(nb::make_tuple(utterance.bad_frame, utterance.error));
+    } else {
+      out.append(to_python(utterance.hypotheses, decoder.options().word_times));
+    }
+  }
+  return out;
+}
+
+// An utterance that comes in pieces.
+class Stream {
+ public:
+  Stream(const Decoder& decoder, const std::vector<std::string>& context)
+      : decoder_(decoder), session_(decoder, kStreamMemory) {
+    session_.begin(context);
+  }
+  // None, or (frame, what is wrong)
+  nb::object accept(const Matrix& emissions) {
+    try {
+      nb::gil_scoped_release release;
+      session_.accept(emissions.data(), static_cast<int64_t>(emissions.shape(0)),
+                      decoder_.num_tokens());
+    } catch (const beam::BadFrame& bad) {
+      return nb::make_tuple(bad.frame, std::string(bad.what()));
+    }
+    return nb::none();
+  }
+  nb::tuple partial() {
+    beam::Partial partial;
+    {
+      nb::gil_scoped_release release;
+      partial = session_.partial();
+    }
+    return nb::make_tuple(to_python(partial.best, decoder_.options().word_times),
+                          to_str(partial.best.text.data(), partial.final_bytes));
+  }
+  nb::list finish() {
+    std::vector<beam::Hypothesis> hypotheses;
+    {
+      nb::gil_scoped_release release;
+      hypotheses = session_.finish();
+    }
+    return to_python(hypotheses, decoder_.options().word_times);
+  }
+  int64_t num_frames() const { return session_.num_frames(); }
+  size_t bytes() const { return session_.bytes(); }
+
+ private:
+  const Decoder& decoder_;
+  Session session_;
+};
+
+}  // namespace
+
+void bind_beam(nb::module_& m) {
+  nb::class_<Decoder>(m, "BeamDecoder")
+      .def("__init__", &construct, nb::arg("tokens"), nb::arg("blank"), nb::arg("ngram").none(),
+           nb::arg("custom_lm").none(), nb::arg("lm_over_tokens"), nb::arg("token_words"),
+           nb::arg("lexicon_from_lm"), nb::arg("lexicon"), nb::arg("hot_words"), nb::arg("options"),
+           nb::keep_alive<1, 4>())
+      .def_prop_ro("lexicon_size", &Decoder::lexicon_size)
+      .def_prop_ro("words_skipped", &Decoder::words_skipped)
+      .def("decode", &decode, nb::arg("emissions"), nb::arg("contexts"), nb::arg("threads"));
+  nb::class_<Stream>(m, "BeamStream")
+      .def(nb::init<const Decoder&, const std::vector<std::string>&>(), nb::arg("decoder"),
+           nb::arg("context"), nb::keep_alive<1, 2>())
+      .def("accept", &Stream::accept, nb::arg("emissions"))
+      .def("partial", &Stream::partial)
+      .def("finish", &Stream::finish)
+      .def_prop_ro("num_frames", &Stream::num_frames)
+      .def_prop_ro("bytes", &Stream::bytes);
+}
+
+}  // namespace ctcspeech

@@ -1,0 +1,208 @@
+"""What `transcribe`, `evaluate` and `tune` have in common: recogniser and decoder from options."""
+
+import ctypes
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ctcspeech.decode.settings import DecoderSettings
+    from ctcspeech.recognize.recognizer import Decoder, Recognizer
+
+__all__ = [
+    "DecoderName",
+    "DecodingOptions",
+    "LmUnit",
+    "load_recognizer",
+    "make_decoder",
+    "memory_trimmer",
+]
+
+
+class DecoderName(str, Enum):
+    auto = "auto"
+    greedy = "greedy"
+    beam = "beam"
+
+
+class LmUnit(str, Enum):
+    word = "word"
+    token = "token"
+
+
+# The options, as defaults of the verbs' arguments.
+DECODER = typer.Option(
+    DecoderName.auto,
+    "--decoder",
+    help="greedy: the likeliest label of each frame; beam: a search, with the language model if "
+    "there is one; auto: beam where the model has settings for it (from ctcspeech tune) or an "
+    "option of the search is given.",
+)
+LM = typer.Option(
+    None,
+    "--lm",
+    exists=True,
+    dir_okay=False,
+    help="The n-gram language model: ARPA or binary. [default: the model's own]",
+    show_default=False,
+)
+LM_UNIT = typer.Option(
+    None, "--lm-unit", help="Whether it is one over words or over the alphabet's labels."
+)
+LM_WEIGHT = typer.Option(None, "--lm-weight", help="Weight of ln P of the language model.")
+WORD_SCORE = typer.Option(None, "--word-score", help="Added to the score for each word.")
+UNK_SCORE = typer.Option(
+    None,
+    "--unk-score",
+    help="Allow words outside the language model; this is added for each (natural logarithm, "
+    "about -20 to 0).",
+)
+BEAM_SIZE = typer.Option(None, "--beam-size", min=1, help="Prefixes kept in each frame.")
+BEAM_THRESHOLD = typer.Option(
+    None, "--beam-threshold", help="Prefixes this much worse than the best are dropped."
+)
+HOT_WORD = typer.Option(
+    None,
+    "--hot-word",
+    metavar="WORD[:WEIGHT]",
+    help="A word or phrase to favour, and by how much (natural logarithm, 5 if not given). May be "
+    "repeated.",
+)
+N_BEST = typer.Option(
+    1, "--n-best", min=1, help="With --format jsonl: so many hypotheses of each passage."
+)
+
+
+@dataclass
+class DecodingOptions:
+    """The options as they were given; None is not given."""
+
+    name: DecoderName = DecoderName.auto
+    lm: Path | None = None
+    lm_unit: LmUnit | None = None
+    lm_weight: float | None = None
+    word_score: float | None = None
+    unk_score: float | None = None
+    beam_size: int | None = None
+    beam_threshold: float | None = None
+    hot_words: list[str] = field(default_factory=list)
+    n_best: int = 1
+
+    def given(self) -> list[str]:
+        """The options of the search that were given, as the user wrote them."""
+        names = ("lm", "lm_unit", "lm_weight", "word_score", "unk_score", "beam_size")
+        found = [name for name in (*names, "beam_threshold") if getattr(self, name) is not None]
+        found += ["hot_word"] if self.hot_words else []
+        found += ["n_best"] if self.n_best > 1 else []
+        return ["--" + name.replace("_", "-") for name in found]
+
+
+def memory_trimmer() -> Callable[[], None]:
+    """A function that gives freed memory back to the system, where the C library is glibc.
+
+    What glibc keeps between batches of changing size would add up over hours of work.
+    """
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            return lambda: library.malloc_trim(0)
+    return lambda: None
+
+
+def load_recognizer(model: Path, device: str, threads: int | None) -> "Recognizer":
+    """The recogniser; a device that there is not is wrong usage."""
+    import torch
+
+    from ctcspeech.recognize.recognizer import Recognizer
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+        reason = str(error).strip().split("\n")[0]
+        raise typer.BadParameter(f"--device {device}: {reason}") from error
+    return Recognizer.from_checkpoint(model, device, threads)
+
+
+def make_decoder(options: DecodingOptions, recognizer: "Recognizer") -> "Decoder":
+    """The decoder of the options. Options that could have no effect are wrong usage."""
+    given = options.given()
+    if options.name is DecoderName.greedy:
+        if given:
+            raise typer.BadParameter(f"{', '.join(given)} has no effect with --decoder greedy")
+        return recognizer.greedy_decoder()
+    if options.name is DecoderName.auto and not given and recognizer.settings is None:
+        return recognizer.greedy_decoder()
+    settings = _settings(options, recognizer)
+    hot_words = _hot_words(options.hot_words, recognizer)
+    try:
+        return settings.decoder(
+            recognizer.alphabet,
+            recognizer.frame_shift_ms,
+            hot_words=hot_words,
+            n_best=options.n_best,
+            threads=recognizer.threads,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _settings(options: DecodingOptions, recognizer: "Recognizer") -> "DecoderSettings":
+    """The model's own settings, with the options in their places."""
+    from ctcspeech.decode.settings import DecoderSettings
+
+    settings = recognizer.settings or DecoderSettings()
+    changes: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("lm", "lm_weight", "word_score", "unk_score", "beam_size", "beam_threshold")
+        if getattr(options, name) is not None
+    }
+    if options.lm_unit is not None:
+        changes["lm_unit"] = options.lm_unit.value
+    if options.unk_score is not None:
+        changes["open_vocabulary"] = True
+    settings = replace(settings, **changes)
+    if settings.lm is None:
+        for name in ("lm_unit", "lm_weight", "unk_score"):
+            if name in changes:
+                option = "--" + name.replace("_", "-")
+                raise typer.BadParameter(
+                    f"{option} has no effect without a language model; give one with --lm"
+                )
+    return settings
+
+
+def _hot_words(texts: list[str], recognizer: "Recognizer") -> dict[str, float]:
+    """Words or phrases and their weights. One that the alphabet cannot write is wrong usage."""
+    from ctcspeech.decode.beam import HOT_WORD_WEIGHT
+    from ctcspeech.errors import AlphabetError
+
+    weights: dict[str, float] = {}
+    for text in texts:
+        phrase, colon, number = text.rpartition(":")
+        if not colon:
+            phrase, number = text, str(HOT_WORD_WEIGHT)
+        try:
+            weight = float(number)
+        except ValueError:
+            raise typer.BadParameter(
+                f"--hot-word {text}: after the colon there must be a number, got {number!r}"
+            ) from None
+        if not phrase.split():
+            raise typer.BadParameter(f"--hot-word {text}: there is no word")
+        if weight == 0:
+            raise typer.BadParameter(f"--hot-word {text}: a weight of 0 has no effect")
+        try:
+            if recognizer.normalizer is not None:
+                phrase = recognizer.normalizer(phrase)
+            recognizer.alphabet.encode(phrase)
+        except AlphabetError as error:
+            raise typer.BadParameter(
+                f"--hot-word {text} would have no effect, the model cannot write it: {error}"
+            ) from error
+        weights[" ".join(phrase.split())] = weight
+    return weights

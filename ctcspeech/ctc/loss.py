@@ -1,0 +1,265 @@
+"""The CTC loss: exact, quick on the CPU, the same from torch and from NumPy.
+
+    loss = ctcspeech.ctc_loss(logits, targets, input_lengths, target_lengths)
+    loss.backward()
+
+Graves, Fernandez, Gomez, Schmidhuber: Connectionist Temporal Classification, ICML 2006. The frames
+are normalised inside, so logits and log-probabilities give the same loss, and the gradient is the
+true derivative with respect to what was passed. T frames, N utterances, C classes with the blank,
+L labels, S = 2 L + 1 extended labels.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctcspeech import _core
+from ctcspeech.ctc.arguments import (
+    LARGE,
+    REDUCTIONS,
+    WILDCARD,
+    Options,
+    as_numpy,
+    check_options,
+    compute,
+    integers,
+    large_block,
+    lengths_of,
+    numpy_problem,
+    own,
+    prepare,
+    raise_error,
+)
+from ctcspeech.ctc.autograd import apply_loss, loss_alone, reduce, through_op, traced
+from ctcspeech.ctc.differentiable import label_smoothing_term
+
+__all__ = ["CTCLoss", "WILDCARD", "ctc_loss", "infeasible", "loss_and_grad", "posteriors"]
+
+
+def ctc_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+    *,
+    batch_first: bool = False,
+    label_smoothing: float = 0.0,
+    delay_penalty: float = 0.0,
+    wildcard_penalty: float | None = None,
+) -> torch.Tensor:
+    """-ln p(targets | logits), a drop-in for `torch.nn.functional.ctc_loss`.
+
+    logits: (T, N, C), (N, T, C) with `batch_first`, or (T, C) for a single utterance; logits or
+        log-probabilities of float32, float64, float16 or bfloat16 (the last two are computed in
+        float32 and give a float32 loss), any strides.
+    targets: labels, (N, L) padded or concatenated in one dimension, int32 or int64, without blanks.
+        What stands beyond `target_lengths` is not looked at.
+    input_lengths, target_lengths: (N,) as tensor or list, or one int for all.
+    reduction: "none" gives the losses (N,); "sum" their sum; "mean" the mean over the batch of
+        loss / max(1, L), as in torch.
+    zero_infinity: an impossible utterance has loss 0 in place of +inf. Its gradient is zero anyhow.
+
+    Terms for training, each off by default:
+
+    label_smoothing: in [0, 1): (1 - s) loss + s sum_t KL(uniform || softmax_t). Kim, Seltzer, Li,
+        Zhao: Improved training for online end-to-end speech recognition systems, Interspeech 2018,
+        section 2.2. An impossible utterance gets no such term.
+    delay_penalty: adds delay_penalty ((T - 1) / 2 - t) to the log-probability of an alignment for
+        each label that begins at frame t, so that early alignments weigh more. Yao et al.:
+        Delay-penalized CTC implemented based on finite state transducer, Interspeech 2023.
+    wildcard_penalty: allows the label `ctcspeech.ctc.WILDCARD` (-1) in targets, for partly
+        transcribed audio: one or more frames of anything, at exp(-wildcard_penalty) a frame.
+        Pratap, Hannun, Synnaeve, Collobert: Star temporal classification, NeurIPS 2022; Cai et
+        al.: W-CTC, ICLR 2022.
+
+    An utterance with fewer frames than labels and repeats is impossible: loss +inf, gradient zero
+    (`infeasible` tells beforehand). NaN or +inf in an utterance makes its loss and gradient NaN and
+    no other's. The same bits each run, for any number of threads (`torch.get_num_threads()`) and
+    any order in the batch. Second derivatives are right and slow.
+
+    CUDA tensors are computed on their device and the current stream, without waiting for it where
+    targets and lengths are there too (or lengths are ints). Values on the host are checked; a wrong
+    label or length on the device makes its utterance's loss and gradient NaN. A log-probability of
+    a frame below -1.8e8 / (T + 2) counts as that (float64: -7.8e14 / (T + 2)).
+
+    Raises TypeError or ValueError naming the argument and the item.
+    """
+    check_options(blank, reduction, wildcard_penalty, delay_penalty)
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
+    if isinstance(logits, torch.Tensor) and logits.dtype == torch.float16:
+        logits = logits.float()  # a gradient to be scaled later must not underflow before
+    options = Options(blank, wildcard_penalty, delay_penalty)
+    problem = prepare(logits, targets, input_lengths, target_lengths, batch_first, options)
+    code, drop = REDUCTIONS[reduction], zero_infinity
+    if label_smoothing != 0:  # the term is for each possible utterance, so reduce and drop later
+        code, zero_infinity = 0, False
+    if traced(logits):
+        losses = through_op(problem, code, zero_infinity)
+    elif logits.requires_grad and torch.is_grad_enabled():
+        problem = own(problem, copy=True)
+        losses = apply_loss(problem.logits, problem, code, zero_infinity)
+    else:
+        problem = own(problem, copy=False)
+        losses = loss_alone(problem, code, zero_infinity)
+    if label_smoothing != 0:
+        x = problem.logits.transpose(0, 1) if problem.batch_first else problem.logits
+        term = label_smoothing_term(x, problem.input_lengths).to(losses.dtype)
+        impossible = losses == float("inf")
+        mixed = (1 - label_smoothing) * losses + label_smoothing * term
+        losses = torch.where(impossible, torch.zeros_like(losses) if drop else losses, mixed)
+        losses = reduce(losses, problem.target_lengths, REDUCTIONS[reduction])
+    if logits.ndim == 2 and reduction == "none":
+        losses = losses.reshape(())
+    return losses
+
+
+class CTCLoss(torch.nn.Module):
+    """`ctc_loss` as a module, a drop-in for `torch.nn.CTCLoss`."""
+
+    def __init__(
+        self,
+        blank: int = 0,
+        reduction: str = "mean",
+        zero_infinity: bool = False,
+        *,
+        batch_first: bool = False,
+        label_smoothing: float = 0.0,
+        delay_penalty: float = 0.0,
+        wildcard_penalty: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_options(blank, reduction, wildcard_penalty, delay_penalty)
+        self.blank = blank
+        self.reduction = reduction
+        self.zero_infinity = zero_infinity
+        self.batch_first = batch_first
+        self.label_smoothing = label_smoothing
+        self.delay_penalty = delay_penalty
+        self.wildcard_penalty = wildcard_penalty
+
+    def forward(
+        self, logits: torch.Tensor, targets: torch.Tensor, input_lengths: Any, target_lengths: Any
+    ) -> torch.Tensor:
+        return ctc_loss(
+            logits,
+            targets,
+            input_lengths,
+            target_lengths,
+            self.blank,
+            self.reduction,
+            self.zero_infinity,
+            batch_first=self.batch_first,
+            label_smoothing=self.label_smoothing,
+            delay_penalty=self.delay_penalty,
+            wildcard_penalty=self.wildcard_penalty,
+        )
+
+    def extra_repr(self) -> str:
+        return f"blank={self.blank}, reduction={self.reduction!r}"
+
+
+def infeasible(targets: torch.Tensor, input_lengths: Any, target_lengths: Any) -> torch.Tensor:
+    """Which utterances have no alignment: more labels and repeats than frames. (N,) bool.
+
+    Two equal labels in a row need a blank between them, so an utterance needs L + repeats frames.
+    Arguments as for `ctc_loss`.
+    """
+    targets = integers("targets", targets)
+    batch = targets.shape[0] if targets.ndim == 2 else None
+    if not isinstance(target_lengths, int):
+        target_lengths = integers("target_lengths", target_lengths).reshape(-1)
+        batch = len(target_lengths) if batch is None else batch
+    target_lengths = lengths_of("target_lengths", target_lengths, batch or 1).to(targets.device)
+    input_lengths = lengths_of("input_lengths", input_lengths, len(target_lengths))
+    input_lengths = input_lengths.to(targets.device)
+    labels = targets if targets.ndim == 2 else _padded(targets, target_lengths)
+    inside = torch.arange(1, labels.shape[1], device=labels.device) < target_lengths[:, None]
+    repeats = (labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] != WILDCARD) & inside
+    return target_lengths + repeats.sum(1) > input_lengths
+
+
+def _padded(targets: torch.Tensor, target_lengths: torch.Tensor) -> torch.Tensor:
+    """Concatenated labels as (N, L)."""
+    rows = torch.split(targets[: int(target_lengths.sum())], target_lengths.tolist())
+    if not rows:
+        return targets.new_zeros(0, 0)
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+
+def loss_and_grad(
+    logits: Any,
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int = 0,
+    reduction: str = "mean",
+    zero_infinity: bool = False,
+    *,
+    batch_first: bool = False,
+    delay_penalty: float = 0.0,
+    wildcard_penalty: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss and its gradient with respect to the logits, without autograd, as NumPy arrays.
+
+    Takes NumPy arrays and anything on the CPU that speaks DLPack (torch, JAX). Arguments as for
+    `ctc_loss`. Returns the loss, () or (N,) with reduction "none", and the gradient, of the logits'
+    shape and type; with "none" that of the sum.
+    """
+    check_options(blank, reduction, wildcard_penalty, delay_penalty)
+    options = Options(blank, wildcard_penalty, delay_penalty)
+    problem = numpy_problem(logits, targets, input_lengths, target_lengths, batch_first, options)
+    x = problem.logits
+    code = REDUCTIONS[reduction]
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    result = np.empty(problem.batch if code == 0 else (), dtype)
+    if x.nbytes < LARGE:
+        gradient = np.empty(x.shape, x.dtype)
+    else:
+        gradient = large_block(x.nbytes).view(x.dtype).reshape(x.shape)
+    losses, reduced = (result, None) if code == 0 else (None, result)
+    compute(problem, losses, reduced, gradient, code, zero_infinity)
+    if as_numpy("logits", logits).ndim == 2:
+        gradient = gradient[:, 0]
+        result = result.reshape(())
+    return result, gradient
+
+
+def posteriors(
+    logits: Any,
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int = 0,
+    *,
+    batch_first: bool = False,
+    delay_penalty: float = 0.0,
+    wildcard_penalty: float | None = None,
+) -> np.ndarray:
+    """gamma[n, t, s]: the probability that state s of the extended labels is occupied at frame t.
+
+    Arguments as for `ctc_loss`. Returns float64 (N, T, S), or (T, S) for (T, C) logits, S = 2 L + 1
+    for the longest target; state s is the blank where s is even, label (s - 1) / 2 where odd. Each
+    frame within its utterance sums to 1; beyond the lengths, and for an impossible utterance, gamma
+    is 0. Graves et al. 2006, the product alpha beta of equation 14, normalised.
+    """
+    check_options(blank, "none", wildcard_penalty, delay_penalty)
+    options = Options(blank, wildcard_penalty, delay_penalty)
+    problem = numpy_problem(logits, targets, input_lengths, target_lengths, batch_first, options)
+    longest = int(problem.target_lengths.max(initial=0))
+    frames = problem.logits.shape[1 if problem.batch_first else 0]
+    gamma = np.zeros((problem.batch, frames, 2 * max(longest, 0) + 1))
+    error = _core.ctc_posteriors(
+        *problem.arguments(),
+        gamma.ctypes.data,
+        gamma.shape[1] * gamma.shape[2],
+        gamma.shape[2],
+        torch.get_num_threads(),
+    )
+    if error is not None:
+        raise_error(problem, error)
+    return gamma[0] if as_numpy("logits", logits).ndim == 2 else gamma

@@ -1,0 +1,1 @@
+"""Emissions -> text: greedy and beam search, and what they give."""

@@ -1,0 +1,1 @@
+"""N-gram language models: query, files, estimation, mixing."""

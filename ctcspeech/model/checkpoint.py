@@ -1,0 +1,249 @@
+"""Checkpoints: a trained model as a folder that is enough alone to transcribe.
+
+Format version 1. A checkpoint MUST hold
+
+    config.json         {"format": "ctcspeech checkpoint", "version": 1, "model": ..., "features":
+                        ..., "info": ..., "config": ...}: the sections of the configuration that
+                        shape the model and its features, what is known of the training (epoch,
+                        step, validation error rates), and the whole configuration of the run
+    alphabet.json       the alphabet
+    model.safetensors   the weights
+
+and MAY hold
+
+    statistics.safetensors  mean, std, frames of the features, when they are normalised by them
+    training.pt             what resuming needs (optimizer, position); never needed to transcribe
+
+It is written to a temporary folder that is renamed. Another version is refused.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ctcspeech import __version__
+from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics
+from ctcspeech.errors import AlphabetError, CheckpointError, FeatureError
+from ctcspeech.model.deepspeech import AcousticModel, ModelConfig, build_model
+from ctcspeech.text.alphabet import Alphabet
+
+__all__ = [
+    "Checkpoint",
+    "find_checkpoint",
+    "load_checkpoint",
+    "load_training",
+    "remove_checkpoint",
+    "save_checkpoint",
+]
+
+FORMAT, VERSION = "ctcspeech checkpoint", 1
+
+
+@dataclass
+class Checkpoint:
+    """A model with all that goes with it. `info`: epoch, step, validation wer, cer and loss, ...
+
+    `config` is the configuration of the run that made it (sections as dictionaries).
+    """
+
+    model: AcousticModel
+    features: FeatureExtractor
+    alphabet: Alphabet
+    config: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def frame_shift_ms(self) -> float:
+        """Time from one frame of emissions to the next."""
+        return self.features.config.shift_ms * self.model.subsampling
+
+
+def save_checkpoint(
+    folder: str | os.PathLike[str],
+    checkpoint: Checkpoint,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Writes a checkpoint whole or not at all; one that stood there before is replaced.
+
+    `training` (tensors, numbers, strings, lists, dictionaries) is what resuming needs.
+    """
+    folder = Path(folder)
+    model, features = checkpoint.model, checkpoint.features
+    values = {
+        "format": FORMAT,
+        "version": VERSION,
+        "ctcspeech": __version__,
+        "model": model.config.model_dump(mode="json"),
+        "features": features.config.model_dump(mode="json"),
+        "info": checkpoint.info,
+        "config": checkpoint.config,
+    }
+    with new_folder(folder) as temporary:
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        checkpoint.alphabet.save(temporary / "alphabet.json")
+        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_file(weights, temporary / "model.safetensors")
+        if features.statistics is not None:
+            save_file(features.statistics.to_dict(), temporary / "statistics.safetensors")
+        if training is not None:
+            torch.save(training, temporary / "training.pt")
+
+
+def load_checkpoint(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Checkpoint:
+    """Reads a checkpoint: its folder, or a run's, of which the final (or best) model is taken.
+
+    The model is in evaluation mode. Raises CheckpointError saying what is missing, damaged, or of
+    a version that this release does not read.
+    """
+    folder = find_checkpoint(path)
+    values = read_json(folder / "config.json")
+    if values.get("format") != FORMAT:
+        raise CheckpointError(f'{folder} is no checkpoint: config.json lacks "format": "{FORMAT}"')
+    if values.get("version") != VERSION:
+        raise CheckpointError(
+            f"{folder} has format version {values.get('version')!r}, this release "
+            f"({__version__}) reads version {VERSION}; read it with a newer ctcspeech"
+        )
+    try:
+        model_config = TypeAdapter(ModelConfig).validate_python(values["model"])
+        feature_config = FeatureConfig.model_validate(values["features"])
+        alphabet = Alphabet.load(folder / "alphabet.json")
+        features = FeatureExtractor(feature_config, read_statistics(folder))
+    except (AlphabetError, FeatureError) as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from error
+    except (KeyError, ValidationError, ValueError) as error:
+        raise CheckpointError(f"{folder} is damaged: config.json: {error}") from error
+    if feature_config.normalization == "corpus" and features.statistics is None:
+        raise CheckpointError(f"{folder} is damaged: statistics.safetensors is missing")
+    model = build_model(model_config, features.num_features, len(alphabet))
+    load_weights(model, folder / "model.safetensors")
+    model.to(device).eval()
+    features.to(device).eval()
+    return Checkpoint(model, features, alphabet, values.get("config", {}), values.get("info", {}))
+
+
+def load_training(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `training`."""
+    file = find_checkpoint(path) / "training.pt"
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing: this checkpoint cannot be resumed") from None
+    except Exception as error:  # torch.load raises whatever a damaged file provokes
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Deletes a checkpoint that is no longer kept."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint, given itself or the folder of a run."""
+    path = Path(path)
+    if not path.exists():
+        restore(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}: no such file or folder")
+    if not path.is_dir():
+        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with config.json")
+    for folder in (path, path / "model", path / "checkpoints" / "last"):
+        restore(folder)
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"{path} is no checkpoint: it has no config.json, and no folder model of a run"
+    )
+
+
+def load_weights(model: AcousticModel, file: Path) -> None:
+    """Fills `model` with the tensors of a file; names and shapes must be exactly its own."""
+    weights = read_tensors(file)
+    expected = model.state_dict()
+    missing = sorted(expected.keys() - weights.keys())
+    more = sorted(weights.keys() - expected.keys())
+    if missing or more:
+        raise CheckpointError(
+            f"{file} does not fit its config.json: missing {missing or 'nothing'}, "
+            f"unknown {more or 'nothing'}"
+        )
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{file}: {name} must have shape {tuple(tensor.shape)}, got "
+                f"{tuple(weights[name].shape)}"
+            )
+    model.load_state_dict(weights)
+
+
+def read_statistics(folder: Path) -> FeatureStatistics | None:
+    file = folder / "statistics.safetensors"
+    return FeatureStatistics.from_dict(read_tensors(file)) if file.exists() else None
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} is damaged: it must hold a JSON object")
+    return values
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Any:
+    """A temporary folder that takes the place of `folder` when the block ends well.
+
+    A folder cannot replace another in one step: the old one is moved aside first, and `restore`
+    moves it back should the process end just then.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+        if folder.exists():
+            shutil.rmtree(aside(folder), ignore_errors=True)
+            folder.rename(aside(folder))
+        temporary.rename(folder)
+        shutil.rmtree(aside(folder), ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        restore(folder)
+        raise
+
+
+def aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def restore(folder: Path) -> None:
+    """Moves back what `new_folder` had moved aside when it was ended between its two renames."""
+    if not folder.exists() and aside(folder).is_dir():
+        aside(folder).rename(folder)

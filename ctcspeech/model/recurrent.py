@@ -1,0 +1,217 @@
+"""Recurrent layers over packed sequences: simple (clipped ReLU), GRU and LSTM, either direction.
+
+The frames of a batch stand packed, as in `torch.nn.utils.rnn.PackedSequence`: all first frames,
+then all second ones, and so on, longest utterance first. Nothing is computed for padding, and the
+backward direction starts at each utterance's own last frame.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from ctcspeech import _core
+
+__all__ = ["RecurrentLayer"]
+
+
+class RecurrentLayer(nn.Module):
+    """One recurrent layer.
+
+    kind: "rnn" (h = clip(W x + U h' + b), 0 to `clip`; Hannun et al. 2014, equations 2 and 3),
+    "gru" or "lstm". Two directions are summed (as in Deep Speech) or concatenated.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        input_size: int,
+        hidden: int,
+        bidirectional: bool = True,
+        merge: str = "sum",
+        clip: float = 20.0,
+    ) -> None:
+        super().__init__()
+        cells = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+        self.kind, self.hidden, self.clip = kind, hidden, clip
+        self.bidirectional, self.merge = bidirectional, merge
+        self.cell: nn.RNNBase = cells[kind](input_size, hidden, bidirectional=bidirectional)
+        self.output_size = hidden * (2 if bidirectional and merge == "concat" else 1)
+
+    def forward(self, packed: PackedSequence) -> PackedSequence:
+        """packed: data (M, input_size) for M true frames. Returns data (M, output_size)."""
+        if self.kind == "rnn":
+            output = self._clipped(packed)
+        elif self.kind == "gru" and native(packed.data):
+            output = self._gru(packed)
+        else:
+            output = self.cell(packed)[0].data
+        if self.bidirectional and self.merge == "sum":
+            output = output[:, : self.hidden] + output[:, self.hidden :]
+        return packed._replace(data=output)
+
+    def _weights(self, suffix: str) -> list[Tensor]:
+        """W, U and the two biases of the forward ("") or backward ("_reverse") direction."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [getattr(self.cell, f"{name}_l0{suffix}") for name in names]
+
+    def _gru(self, packed: PackedSequence) -> Tensor:
+        parts = [self._weights(suffix) for suffix in ("", "_reverse")[: 1 + self.bidirectional]]
+        weight, recurrent, bias, more = (torch.stack(column) for column in zip(*parts, strict=True))
+        # torch's second bias is added to the first, but for the candidate, where r comes between.
+        gates = 2 * self.hidden
+        bias = torch.cat([bias[:, :gates] + more[:, :gates], bias[:, gates:]], 1)
+        hidden = GruRecurrence.apply(
+            packed.data, weight, recurrent, bias, more[:, gates:], packed.batch_sizes
+        )
+        return hidden.flatten(1)  # (M, D * H)
+
+    def _clipped(self, packed: PackedSequence) -> Tensor:
+        sizes = packed.batch_sizes.tolist()
+        outputs = []
+        for suffix in ("", "_reverse")[: 1 + self.bidirectional]:
+            weight, recurrent, bias, more = self._weights(suffix)
+            inputs = nn.functional.linear(packed.data, weight, bias + more)
+            outputs.append(ClippedRecurrence.apply(inputs, recurrent, sizes, self.clip, suffix))
+        return torch.cat(outputs, dim=1)
+
+
+def native(inputs: Tensor) -> bool:
+    """Whether the core's recurrence serves: single precision on the CPU."""
+    return (
+        inputs.device.type == "cpu"
+        and inputs.dtype != torch.float64
+        and not torch.compiler.is_compiling()
+    )
+
+
+class GruRecurrence(torch.autograd.Function):
+    """A GRU layer over packed frames, in one or two directions, by the core (csrc/gru/gru.h).
+
+    inputs (M, I), weight W (D, 3H, I), recurrent U (D, 3H, H), bias (D, 3H), candidate_bias (D, H);
+    the hidden states (M, D, H). torch's own layer records a graph of every frame's operations; here
+    the gradients of the weights are products over all frames at once.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        recurrent: Tensor,
+        bias: Tensor,
+        candidate_bias: Tensor,
+        sizes: Tensor,
+    ) -> Tensor:
+        directions, gates_size, hidden_size = recurrent.shape
+        # Under autocast the products over all frames are of low precision, the recurrence is not.
+        low = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        inputs, weight = (x.to(low or torch.float32) for x in (inputs, weight))
+        gates = nn.functional.linear(inputs, weight.flatten(0, 1), bias.flatten().to(inputs.dtype))
+        gates = gates.float().view(-1, directions, gates_size)
+        hidden = gates.new_empty(len(inputs), directions, hidden_size)
+        learning = any(ctx.needs_input_grad)
+        candidate = torch.empty_like(hidden) if learning else None
+        _core.gru_forward(
+            gates,
+            recurrent.detach().contiguous(),
+            candidate_bias.detach().contiguous(),
+            sizes,
+            hidden,
+            candidate,
+            torch.get_num_threads(),
+        )
+        if learning:
+            ctx.save_for_backward(inputs, weight, recurrent, sizes, gates, hidden, candidate)
+        return hidden
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, recurrent, sizes, gates, hidden, candidate = ctx.saved_tensors
+        by_gates = torch.empty_like(gates)
+        by_candidate, before = torch.empty_like(hidden), torch.empty_like(hidden)
+        _core.gru_backward(
+            gates,
+            recurrent.contiguous(),
+            sizes,
+            hidden,
+            candidate,
+            gradient.float().contiguous(),
+            by_gates,
+            by_candidate,
+            before,
+            torch.get_num_threads(),
+        )
+        by_bias, by_candidate_bias = by_gates.sum(0), by_candidate.sum(0)
+        by_gates, by_candidate, before = (
+            x.to(inputs.dtype) for x in (by_gates, by_candidate, before)
+        )
+        flat = by_gates.flatten(1)  # (M, D * 3H)
+        by_weight = (flat.t() @ inputs).view_as(weight)
+        by_recurrent = torch.empty_like(recurrent)
+        units = 2 * hidden.shape[2]  # of r and z, whose gradients are those of W x + b
+        for d in range(len(recurrent)):
+            by_recurrent[d, :units] = by_gates[:, d, :units].t() @ before[:, d]
+            by_recurrent[d, units:] = by_candidate[:, d].t() @ before[:, d]
+        by_inputs = flat @ weight.flatten(0, 1) if ctx.needs_input_grad[0] else None
+        return by_inputs, by_weight, by_recurrent, by_bias, by_candidate_bias, None
+
+
+class ClippedRecurrence(torch.autograd.Function):
+    """h_t = min(max(z_t + U h_{t-1}, 0), clip) over packed frames.
+
+    Written as a function of its own so that the gradient of U is one product over all frames; the
+    graph that autograd would record makes one product, and one sum into U's gradient, a frame.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, sizes: list[int], clip: float, reverse: str
+    ) -> Tensor:
+        if inputs.dtype in (torch.float16, torch.bfloat16):  # autocast
+            inputs = inputs.float()
+        weight = weight.to(inputs.dtype)
+        output = inputs.clone()  # (M, H); frame by frame z becomes h
+        transposed = weight.t()
+        steps = frame_slices(sizes)
+        if reverse:
+            steps.reverse()
+        state = output[:0]
+        for start, size in steps:
+            now = output[start : start + size]
+            rows = min(size, len(state))  # those that have a frame before this one
+            if rows:
+                now[:rows].addmm_(state[:rows], transposed)
+            state = now.clamp_(0.0, clip)
+        ctx.save_for_backward(output, weight)
+        ctx.steps, ctx.clip = steps, clip
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        output, weight = ctx.saved_tensors
+        passes = (output > 0) & (output < ctx.clip)
+        gradient = gradient.to(output.dtype, copy=True)  # frame by frame dL/dh becomes dL/dz
+        before = torch.zeros_like(output)  # h_{t-1} of each frame, 0 for an utterance's first one
+        steps = ctx.steps
+        for k in range(len(steps) - 1, -1, -1):
+            start, size = steps[k]
+            now = gradient[start : start + size]
+            now.mul_(passes[start : start + size])
+            if k:
+                previous, rows = steps[k - 1][0], min(size, steps[k - 1][1])
+                gradient[previous : previous + rows].addmm_(now[:rows], weight)
+                before[start : start + rows] = output[previous : previous + rows]
+        return gradient, gradient.t() @ before, None, None, None
+
+
+def frame_slices(sizes: list[int]) -> list[tuple[int, int]]:
+    """(first row, rows) of each frame of packed data whose batch sizes are `sizes`."""
+    slices, start = [], 0
+    for size in sizes:
+        slices.append((start, size))
+        start += size
+    return slices

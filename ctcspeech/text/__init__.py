@@ -1,0 +1,1 @@
+"""Text as labels, as normalised words, and the errors in it."""

@@ -1,0 +1,1 @@
+"""A training run: its configuration, data, steps, validation and log."""

@@ -1,0 +1,246 @@
+"""What a training run makes before its first step: data, alphabet, features, model."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics, num_frames
+from ctcspeech.ctc.loss import infeasible
+from ctcspeech.data.augment import Augmenter
+from ctcspeech.data.dataset import Item, SpeechDataset
+from ctcspeech.data.manifest import Utterance, read_manifest
+from ctcspeech.errors import AlphabetError, ConfigError, ManifestError, TrainingError
+from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
+from ctcspeech.model.deepspeech import AcousticModel, build_model
+from ctcspeech.text.alphabet import Alphabet
+from ctcspeech.train.config import DataConfig, RunConfig, differences
+
+__all__ = [
+    "Materials",
+    "choose_alphabet",
+    "compute_statistics",
+    "expected_frames",
+    "keep_trainable",
+    "prepare",
+    "read_utterances",
+]
+
+Report = Callable[[str], None]
+SHOWN = 5  # items of a list that are named
+
+
+@dataclass
+class Materials:
+    """What the training loop works with. Feature statistics may be missing yet."""
+
+    alphabet: Alphabet
+    features: FeatureExtractor
+    model: AcousticModel
+    dataset: SpeechDataset  # without augmentation
+    validation: SpeechDataset
+    augmenter: Augmenter
+
+
+def prepare(config: RunConfig, last: Checkpoint | None, report: Report) -> Materials:
+    """Reads the manifests and makes what `config` describes, or goes on with the checkpoint `last`
+    of the same run, or with the one that `train.init_from` names."""
+    data, seed = config.data, config.train.seed
+    utterances = read_utterances(data.train, "data.train")
+    validation = read_utterances(data.validation, "data.validation")
+    start = last
+    if start is None and config.train.init_from is not None:
+        start = initial_checkpoint(config, config.train.init_from)
+        report(f"fine-tuning {config.train.init_from}")
+    if last is not None:
+        alphabet = last.alphabet
+    else:
+        texts = [utterance.text for utterance in utterances]
+        alphabet = choose_alphabet(data, texts, start.alphabet if start else None)
+    if start is None:
+        features = FeatureExtractor(config.features)
+        torch.manual_seed(seed)
+        model = build_model(config.model, features.num_features, len(alphabet))
+    else:
+        features, model = start.features, start.model
+        if start.alphabet != alphabet:
+            adapt_output(model, start.alphabet, alphabet)
+            report(f"new output layer: {len(start.alphabet)} to {len(alphabet)} labels")
+
+    def dataset(items: list[Utterance]) -> SpeechDataset:
+        return SpeechDataset(
+            items,
+            alphabet,
+            features.config,
+            seed=seed,
+            normalizer=data.normalizer,
+            cache_bytes=int(data.cache_mb * 2**20 / 2),
+        )
+
+    kept = keep_trainable(dataset(utterances), data, features.config, model, report)
+    augmenter = Augmenter(config.augment, features.config.sample_rate)
+    return Materials(alphabet, features, model, dataset(kept), dataset(validation), augmenter)
+
+
+def initial_checkpoint(config: RunConfig, path: Path) -> Checkpoint:
+    """The checkpoint to fine-tune. Sections that the configuration gives must agree with it, but
+    for dropout, which holds no weights."""
+    checkpoint = load_checkpoint(path)
+    model, given = checkpoint.model, config.model_fields_set
+    for section, own, its in (
+        ("model", config.model, model.config),
+        ("features", config.features, checkpoint.features.config),
+    ):
+        keys = sorted(set(differences(own, its)) - {"dropout"})
+        if section in given and keys:
+            raise ConfigError(
+                f"train.init_from: {path} was trained with another [{section}] ({keys}); leave "
+                "the section out to take the checkpoint's"
+            )
+    if "model" in given:
+        checkpoint.model = build_model(config.model, model.num_features, model.num_labels)
+        checkpoint.model.load_state_dict(model.state_dict())
+    return checkpoint
+
+
+def adapt_output(model: AcousticModel, old: Alphabet, new: Alphabet) -> None:
+    """A new output layer; labels that both alphabets have keep their weights."""
+    before = model.output
+    model.replace_output(len(new))
+    rows = {label: i for i, label in enumerate(old.labels) if i != old.blank}
+    pairs = [(i, rows[label]) for i, label in enumerate(new.labels) if label in rows]
+    pairs = [(i, j) for i, j in pairs if i != new.blank] + [(new.blank, old.blank)]
+    to, of = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    with torch.no_grad():
+        model.output.weight[to] = before.weight[of]
+        model.output.bias[to] = before.bias[of]
+
+
+def read_utterances(paths: Sequence[Path], key: str) -> list[Utterance]:
+    """All utterances of some manifests. `key` is the configuration's, for the error."""
+    utterances: list[Utterance] = []
+    for path in paths:
+        if not path.exists():
+            raise ManifestError(
+                f"{key}: there is no manifest {path}. A manifest has a line of JSON for each "
+                'utterance, {"audio_filepath": ..., "duration": ..., "text": ...}; '
+                "`ctcspeech data import` makes one"
+            )
+        utterances += read_manifest(path)
+    return utterances
+
+
+def choose_alphabet(
+    config: DataConfig, texts: Sequence[str], previous: Alphabet | None = None
+) -> Alphabet:
+    """The alphabet that the configuration names, else `previous` (that of the model to be tuned)
+    where it can write all texts, else one made from the texts."""
+    if config.normalizer is not None:
+        texts = [config.normalizer(text) for text in texts]
+    if config.alphabet is not None:
+        if config.alphabet.suffix == ".json":
+            return Alphabet.load(config.alphabet)
+        return Alphabet.from_sentencepiece(config.alphabet)
+    if previous is not None and not any(previous.missing(text) for text in texts):
+        return previous
+    try:
+        return Alphabet.from_text(texts, config.alphabet_kind, size=config.alphabet_size)
+    except AlphabetError as error:
+        raise ConfigError(f"data.alphabet is not given, and none can be made: {error}") from error
+
+
+def expected_frames(utterance: Utterance, features: FeatureConfig) -> int:
+    """Frames of an utterance by the manifest's duration."""
+    if features.kind == "precomputed":
+        return round(utterance.duration * 1000 / features.shift_ms)
+    return num_frames(round(utterance.duration * features.sample_rate), features)
+
+
+def keep_trainable(
+    dataset: SpeechDataset,
+    config: DataConfig,
+    features: FeatureConfig,
+    model: AcousticModel,
+    report: Report,
+) -> list[Utterance]:
+    """The dataset's utterances without those that cannot be trained on, which are reported.
+
+    Left out are those shorter than `min_seconds`, longer than `max_seconds`, of unknown duration,
+    with characters outside the alphabet, or with fewer frames than their labels need.
+    """
+    kept: list[Utterance] = []
+    reasons: dict[str, list[str]] = {}
+    for utterance in dataset.utterances:
+        reason = untrainable(utterance, dataset, config, features, model)
+        if reason is None:
+            kept.append(utterance)
+        else:
+            kind, detail = reason
+            reasons.setdefault(kind, []).append(f"{utterance.path}: {detail}")
+    for kind, items in reasons.items():
+        report(f"left out {len(items)} of {len(dataset)} utterances: {kind}")
+        for item in items[:SHOWN]:
+            report(f"  {item}")
+        if len(items) > SHOWN:
+            report(f"  and {len(items) - SHOWN} more")
+    if not kept:
+        raise TrainingError(
+            "none of the training utterances can be trained on; `ctcspeech data check` says more"
+        )
+    return kept
+
+
+def untrainable(
+    utterance: Utterance,
+    dataset: SpeechDataset,
+    config: DataConfig,
+    features: FeatureConfig,
+    model: AcousticModel,
+) -> tuple[str, str] | None:
+    """(kind of reason, detail), or None."""
+    duration = utterance.duration
+    if not (math.isfinite(duration) and duration > 0):
+        return "no duration in the manifest", f"{duration} s"
+    if not config.min_seconds <= duration <= config.max_seconds:
+        limits = f"not {config.min_seconds:g} to {config.max_seconds:g} s long"
+        return f"{limits} (data.min_seconds, data.max_seconds)", f"{duration:.2f} s"
+    try:
+        targets = dataset.encode(utterance)
+    except AlphabetError as error:
+        return "characters outside the alphabet", str(error)
+    frames = expected_frames(utterance, features)
+    outputs = int(model.output_lengths(torch.tensor(frames)))
+    if outputs < 1 or bool(infeasible(targets[None], torch.tensor([outputs]), [len(targets)])[0]):
+        return (
+            "text too long for the recording",
+            f"{len(targets)} labels (and a blank between equal ones) in {outputs} frames of "
+            f"emissions, {duration:.2f} s",
+        )
+    return None
+
+
+def compute_statistics(
+    dataset: SpeechDataset, features: FeatureExtractor, count: int, seed: int
+) -> FeatureStatistics:
+    """Mean and deviation of the features over `count` utterances drawn from the dataset.
+
+    The dataset must have no augmenter. Files that cannot be read are passed over; they are reported
+    when their turn comes in training.
+    """
+    order = np.random.default_rng(seed).permutation(len(dataset))[:count]
+    statistics = FeatureStatistics(features.num_features)
+    device = features.mean.device
+    for index in sorted(order.tolist()):
+        item = dataset[index]
+        if isinstance(item, Item):
+            inputs = item.inputs[None].to(device)
+            raw, lengths = features.raw(inputs, torch.tensor([len(item.inputs)], device=device))
+            statistics.accumulate(raw, lengths)
+    if statistics.frames == 0:
+        failure = dataset[int(order[0])]
+        detail = "" if isinstance(failure, Item) else f"; the first: {failure.reason}"
+        raise TrainingError(f"no training utterance could be read{detail}")
+    return statistics

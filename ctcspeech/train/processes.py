@@ -1,0 +1,79 @@
+"""The processes that train together, as torchrun starts them, and the device of each."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as distributed
+
+from ctcspeech.errors import ConfigError
+from ctcspeech.train.config import TrainConfig
+
+__all__ = ["Process", "precision", "process_group"]
+
+
+class Process:
+    """Which of how many processes this is, and its device."""
+
+    def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
+        self.rank, self.world_size, self.device = rank, world_size, device
+
+    def sum(self, *values: float) -> list[float]:
+        """The sums of the values over all processes."""
+        if self.world_size == 1:
+            return list(values)
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(tensor)
+        return tensor.tolist()
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, in all processes."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, device=self.device)
+        return values[0]
+
+
+@contextmanager
+def process_group(config: TrainConfig) -> Iterator[Process]:
+    """This process among those that torchrun started (alone without torchrun)."""
+    name = config.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"train.device must be auto, cpu or cuda, got {name!r}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device is cuda, but torch finds no CUDA device")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Process(0, 1, device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Process(distributed.get_rank(), world_size, device)
+        # gloo's threads may still hold tensors of the last exchange; were they to give them back
+        # while Python ends, the process would abort (github.com/pytorch/pytorch/pull/179291).
+        distributed.barrier()
+    finally:
+        distributed.destroy_process_group()
+
+
+def precision(name: str, device: torch.device) -> torch.dtype | None:
+    """The type for autocast, None for float32."""
+    if name == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name == "float16" and device.type == "cpu":
+        raise ConfigError("train.precision: float16 needs a CUDA device; use bfloat16 or float32")
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]

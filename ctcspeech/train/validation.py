@@ -1,0 +1,114 @@
+"""Validation of a model while it is trained, and the mean of several checkpoints."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctcspeech.ctc.loss import ctc_loss
+from ctcspeech.data.dataset import Batch, DurationBatchSampler, SpeechDataset, collate
+from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
+from ctcspeech.text.error_rates import ErrorCounts, character_errors, word_errors
+
+__all__ = ["Validation", "average_checkpoints", "validate"]
+
+
+@dataclass
+class Validation:
+    """Loss and errors of greedy decoding. `failures`: utterances that could not be scored."""
+
+    loss: float = 0.0  # summed, nats
+    labels: int = 0  # over which `loss` was summed
+    words: ErrorCounts = field(default_factory=ErrorCounts)
+    characters: ErrorCounts = field(default_factory=ErrorCounts)
+    failures: list[str] = field(default_factory=list)
+
+    def numbers(self) -> dict[str, float]:
+        """wer and cer as shares, loss in nats a label."""
+        return {
+            "wer": self.words.rate,
+            "cer": self.characters.rate,
+            "loss": self.loss / max(1, self.labels),
+        }
+
+
+def validate(
+    checkpoint: Checkpoint,
+    dataset: SpeechDataset,
+    batch_seconds: float,
+    *,
+    part: slice = slice(None),
+    autocast: Callable[[], AbstractContextManager[Any]],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Validation:
+    """Scores the model on the batches `part` of a dataset; early when `stopped()`."""
+    sampler = DurationBatchSampler(dataset.durations, batch_seconds, shuffle=False)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=sampler.batches(0)[part], collate_fn=collate
+    )
+    result = Validation()
+    checkpoint.model.eval()
+    for batch in loader:
+        if stopped():
+            break
+        result.failures += [f"{f.utterance.path}: {f.reason}" for f in batch.failures]
+        if len(batch):
+            score(checkpoint, dataset, batch, autocast, result)
+    return result
+
+
+@torch.no_grad()
+def score(
+    checkpoint: Checkpoint,
+    dataset: SpeechDataset,
+    batch: Batch,
+    autocast: Callable[[], AbstractContextManager[Any]],
+    result: Validation,
+) -> None:
+    """Adds a batch to the result. An utterance without a frame is recognised as nothing."""
+    alphabet = checkpoint.alphabet
+    device = checkpoint.features.mean.device
+    features, lengths = checkpoint.features(batch.inputs.to(device), batch.input_lengths.to(device))
+    heard = (lengths > 0).nonzero()[:, 0].tolist()
+    hypotheses = [""] * len(batch)
+    if heard:
+        with autocast():
+            emissions, lengths = checkpoint.model(features[heard], lengths[heard])
+        emissions, lengths = emissions.float().cpu(), lengths.cpu()
+        losses = ctc_loss(
+            emissions,
+            batch.targets[heard],
+            lengths,
+            batch.target_lengths[heard],
+            alphabet.blank,
+            reduction="none",
+            batch_first=True,
+        )
+        finite = losses.isfinite()
+        result.loss += float(losses[finite].double().sum())
+        result.labels += int(batch.target_lengths[heard][finite].sum())
+        paths = emissions.argmax(-1)
+        for i, path, length in zip(heard, paths.tolist(), lengths.tolist(), strict=True):
+            hypotheses[i] = alphabet.decode(alphabet.collapse(path[:length]))
+    for utterance, hypothesis in zip(batch.utterances, hypotheses, strict=True):
+        text = utterance.text
+        reference = text if dataset.normalizer is None else dataset.normalizer(text)
+        result.words += word_errors(reference, hypothesis)
+        result.characters += character_errors(reference, hypothesis)
+
+
+def average_checkpoints(folders: Sequence[Path]) -> Checkpoint:
+    """A checkpoint whose weights, and batch norm statistics, are the mean of several."""
+    result = load_checkpoint(folders[0])
+    sums = {name: tensor.double() for name, tensor in result.model.state_dict().items()}
+    for folder in folders[1:]:
+        for name, tensor in load_checkpoint(folder).model.state_dict().items():
+            sums[name] += tensor
+    own = result.model.state_dict()
+    result.model.load_state_dict(
+        {name: (total / len(folders)).to(own[name].dtype) for name, total in sums.items()}
+    )
+    return result
