@@ -1,18 +1,39 @@
-"""What this installation holds and what this machine offers: for bug reports, to choose a device.
+"""What this installation holds, what this machine offers, and what is wrong with either: for bug
+reports, to choose a device, to find what is missing.
 
-python -m ctcspeech.info
+ctcspeech doctor, or python -m ctcspeech.info
 """
 
+import importlib
 import importlib.metadata
+import importlib.util
+import locale
+import os
 import platform
+import shutil
 import sys
 
 from ctcspeech import __version__, cuda_built
 
-__all__ = ["report"]
+__all__ = ["EXTRAS", "facts", "problems", "report"]
 
-_PACKAGES = ("torch", "numpy", "soundfile", "soxr", "pydantic", "safetensors")
-_OPTIONAL = ("sentencepiece", "optuna", "matplotlib", "torchaudio", "pyctcdecode", "kenlm")
+_PACKAGES = ("numpy", "soundfile", "soxr", "onnxruntime", "pydantic", "typer", "rich")
+
+# The extra, a module of each of its packages, and what it is for.
+EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
+    "train": (("torch", "safetensors", "tensorboard"), "training; models of our own by torch"),
+    "plot": (("matplotlib",), "pictures"),
+    "tune": (("optuna",), "the search for the decoder's weights"),
+    "sentencepiece": (("sentencepiece",), "word pieces as labels"),
+    "transformers": (("transformers",), "models of transformers"),
+    "hub": (("huggingface_hub",), "models by hf:owner/name"),
+    "serve": (("starlette", "uvicorn"), "the server"),
+    "listen": (("sounddevice",), "the microphone"),
+    "bulk": (("ray", "fsspec", "pyarrow"), "bulk transcription"),
+    "torchaudio": (("torchaudio",), "torchaudio's pretrained models"),
+    "kenlm": (("kenlm",), "KenLM as a witness"),
+    "pyctcdecode": (("pyctcdecode",), "pyctcdecode as a witness"),
+}
 
 
 def _version(package: str) -> str | None:
@@ -41,9 +62,12 @@ def _native() -> list[tuple[str, str]]:
 
 
 def _devices() -> list[tuple[str, str]]:
+    if importlib.util.find_spec("torch") is None:
+        return [("torch", "not installed")]
     import torch
 
     rows = [
+        ("torch", torch.__version__),
         ("torch threads", str(torch.get_num_threads())),
         ("torch's CUDA", torch.version.cuda or "no"),
     ]
@@ -86,19 +110,100 @@ def _agreement(device: str) -> str:
     return f"{verdict} (relative difference {off[0]:.0e}, gradient {off[1]:.0e})"
 
 
-def report() -> str:
-    """The lines that `python -m ctcspeech.info` prints."""
-    rows = [
+def _extras() -> list[tuple[str, str]]:
+    rows = []
+    for extra, (modules, purpose) in EXTRAS.items():
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        have = ", ".join(f"{n} {_version(n) or '?'}" for n in modules if n not in missing)
+        lack = f"no {', '.join(missing)}: {purpose}" if missing else ""
+        rows.append((f"[{extra}]", "; ".join(part for part in (have, lack) if part)))
+    return rows
+
+
+def _libsndfile() -> str:
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the library that it wraps is missing
+        return f"FAILS: {error}"
+    formats = soundfile.available_formats()
+    return f"{soundfile.__libsndfile_version__}; mp3: {'yes' if 'MP3' in formats else 'no'}"
+
+
+def facts() -> list[tuple[str, str]]:
+    """Name and value of everything that a bug report should tell; no path but the core's."""
+    return [
         ("ctcspeech", __version__),
         ("Python", f"{platform.python_version()} ({sys.executable})"),
         ("system", f"{platform.system()} {platform.release()}, {platform.machine()}"),
+        ("C library", " ".join(platform.libc_ver()).strip() or "?"),
+        ("processors", str(_usable_processors())),
         *_native(),
         *((name, _version(name) or "not installed") for name in _PACKAGES),
+        ("libsndfile", _libsndfile()),
         *_devices(),
-        *((name, _version(name) or "not installed (optional)") for name in _OPTIONAL),
+        *_extras(),
+        *((name, os.environ[name]) for name in sorted(os.environ) if name.startswith("CTCSPEECH_")),
     ]
+
+
+def _usable_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def problems(rows: list[tuple[str, str]]) -> list[str]:
+    """What is wrong, each with its remedy; an empty list where all is well.
+
+    rows: what `facts` gave. What is merely not installed is no problem: `facts` tells it.
+    """
+    found = []
+    for name, value in rows:
+        if "FAILS" in value or "WRONG" in value:
+            found.append(f"{name}: {value}")
+        elif name in _PACKAGES and value == "not installed":
+            found.append(f"{name} is not installed: pip install ctcspeech brings it")
+    if importlib.util.find_spec("torch") is not None:
+        found += _torch_problems()
+    if locale.getpreferredencoding(False).lower().replace("-", "") not in ("utf8", "cp65001"):
+        encoding = locale.getpreferredencoding(False)
+        found.append(
+            f"the locale's encoding is {encoding}: set LANG=C.UTF-8 for texts of any script"
+        )
+    if os.environ.get("CTCSPEECH_ISA"):
+        isa = os.environ["CTCSPEECH_ISA"]
+        found.append(f"CTCSPEECH_ISA={isa} forces an instruction set: unset it for full speed")
+    return found
+
+
+def _torch_problems() -> list[str]:
+    import torch
+
+    found = []
+    if torch.cuda.is_available() and not cuda_built():
+        found.append(
+            "there is a CUDA device, but the core was built without CUDA: the loss is computed on "
+            "the CPU; install nvcc and build again with CTCSPEECH_CUDA=1"
+        )
+    if shutil.which("nvidia-smi") and not torch.cuda.is_available():
+        found.append(
+            "nvidia-smi is there, but torch sees no CUDA device: install a CUDA build of it"
+        )
+    if importlib.util.find_spec("torchaudio") is not None:
+        try:
+            importlib.import_module("torchaudio")
+        except (ImportError, OSError) as error:  # a torchaudio for another torch
+            first = str(error).splitlines()[0]
+            found.append(f"torchaudio cannot be imported next to this torch ({first}): remove it")
+    return found
+
+
+def report() -> str:
+    """The lines that `ctcspeech doctor` prints."""
+    rows = facts()
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+    verdict = [f"WRONG: {problem}" for problem in problems(rows)] or ["nothing is wrong"]
+    return "\n".join([*(f"{name:{width}}  {value}" for name, value in rows), "", *verdict])
 
 
 if __name__ == "__main__":

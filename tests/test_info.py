@@ -1,19 +1,25 @@
-"""`python -m ctcspeech.info` says what is installed."""
+"""`ctcspeech doctor` says what is installed and what is wrong; where `ctcspeech` alone begins."""
 
+import json
+import os
 import subprocess
 import sys
 
 import numpy
+import pytest
 import torch
+from typer.testing import CliRunner
 
 import ctcspeech
 from ctcspeech import _core, ctc
-from ctcspeech.info import _agreement, report
+from ctcspeech.cli import app
+from ctcspeech.info import EXTRAS, _agreement, problems, report
 
 
 def rows(text):
     return {
-        name.strip(): value for name, value in (line.split("  ", 1) for line in text.split("\n"))
+        name.strip(): value
+        for name, value in (line.split("  ", 1) for line in text.split("\n") if "  " in line)
     }
 
 
@@ -31,6 +37,61 @@ def test_report():
         assert got["CUDA kernels"] == "no"
     if not torch.cuda.is_available():
         assert got["CUDA devices"] == "none"
+
+
+def test_doctor(monkeypatch):
+    monkeypatch.delenv("CTCSPEECH_ISA", raising=False)
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 0 and done.output.rstrip().endswith("nothing is wrong")
+    told = json.loads(CliRunner().invoke(app, ["doctor", "--json"]).output)
+    assert told["problems"] == [] and told["facts"]["ctcspeech"] == ctcspeech.__version__
+    assert {f"[{extra}]" for extra in EXTRAS} <= set(told["facts"])
+
+
+def test_doctor_says_what_is_wrong(monkeypatch):
+    monkeypatch.setenv("CTCSPEECH_ISA", "baseline")
+    done = CliRunner().invoke(app, ["doctor"])
+    assert done.exit_code == 1 and "WRONG: CTCSPEECH_ISA=baseline forces" in done.output
+    monkeypatch.delenv("CTCSPEECH_ISA")
+    assert problems([("soxr", "not installed")]) == [
+        "soxr is not installed: pip install ctcspeech brings it"
+    ]
+    assert problems([("loss on cuda:0", "WRONG (relative difference 1)")]) == [
+        "loss on cuda:0: WRONG (relative difference 1)"
+    ]
+
+
+def test_extras_are_those_of_the_project():
+    """What doctor lists is what pyproject.toml offers, but for the extras of developers."""
+    path = os.path.join(os.path.dirname(__file__), "..", "pyproject.toml")
+    tomllib = pytest.importorskip("tomllib")
+    with open(path, "rb") as file:
+        offered = tomllib.load(file)["project"]["optional-dependencies"]
+    assert set(EXTRAS) >= {"tune", "sentencepiece"} and "test" not in EXTRAS
+    for extra in set(EXTRAS) & set(offered):
+        needed = " ".join(offered[extra]).replace("-", "_")
+        for module in EXTRAS[extra][0]:
+            assert module in needed, f"[{extra}] of pyproject.toml does not bring {module}"
+
+
+def test_plain_command_shows_where_to_begin():
+    done = CliRunner().invoke(app, [])
+    assert done.exit_code == 0
+    for hint in ("ctcspeech transcribe MODEL", "ctcspeech doctor", "--help", "run.sh"):
+        assert hint in done.output
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == ctcspeech.__version__
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell):
+    code = "import sys; sys.argv = ['ctcspeech']; from ctcspeech.cli import main; main()"
+    words = {"COMP_WORDS": "ctcspeech tr", "COMP_CWORD": "1"}
+    words |= {"_TYPER_COMPLETE_ARGS": "ctcspeech tr", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    environment = {**os.environ, **words, "_CTCSPEECH_COMPLETE": f"complete_{shell}"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert "train" in done.stdout and "transcribe" in done.stdout and "evaluate" not in done.stdout
 
 
 def test_forced_instruction_set_is_named(monkeypatch):

@@ -11,6 +11,7 @@ import typer
 from ctcspeech.cli import (
     align,
     data,
+    doctor,
     evaluate,
     lm,
     plot,
@@ -19,17 +20,31 @@ from ctcspeech.cli import (
     tune,
 )
 
+BEGIN = """\
+ctcspeech: CTC speech recognition. Where to begin:
+
+  with a model        ctcspeech transcribe MODEL recording.wav
+                      (MODEL: a run, model.onnx, a folder of transformers, hf:owner/name)
+  with recordings     ctcspeech data import folder my-recordings all.jsonl
+                      ctcspeech data split all.jsonl data --by text
+                      ctcspeech train recipes/reader/reader.toml --run runs/mine \\
+                        data.train=data/train.jsonl data.validation=data/dev.jsonl
+  with neither        bash recipes/digits/run.sh
+
+  all verbs           ctcspeech --help; each verb has its own --help
+  something is wrong  ctcspeech doctor
+  completion          ctcspeech --install-completion (bash, zsh, fish)"""
+
 app = typer.Typer(
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="CTC speech recognition: train, evaluate, transcribe.",
 )
 
 
 @app.callback(invoke_without_command=True)
 def options(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit."),
 ) -> None:
     if version:
@@ -37,6 +52,8 @@ def options(
 
         print(__version__)
         raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(BEGIN)
 
 
 # Verbs, in the order in which --help shows them: app.command()(module.verb) for a single one,
@@ -49,6 +66,7 @@ app.command()(align.align)
 app.command()(plot.plot)
 app.add_typer(lm.app, name="lm")
 app.command()(tune.tune)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
