@@ -45,7 +45,7 @@ def _version(package: str) -> str | None:
 
 def _native() -> list[tuple[str, str]]:
     from ctcspeech import _core
-    from ctcspeech.ctc.arguments import forced_isa
+    from ctcspeech.ctc.core import forced_isa
 
     available = _core.available_isas()
     built = "no"

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ctcspeech import _core, ctc
-from ctcspeech.ctc import arguments as _ctc_arguments
+from ctcspeech import _core
+from ctcspeech.ctc import arrays, loss, tensors
 from ctcspeech.ctc import autograd as _ctc_autograd
 from ctcspeech.ctc import cuda as _ctc_cuda
-from ctcspeech.ctc.arguments import Options, numpy_problem, raise_error
+from ctcspeech.ctc.arguments import numpy_problem
+from ctcspeech.ctc.problem import Options, address, raise_error, strides
 
 ROOMY = 200_000  # bytes of shared memory for a block, as large GPUs have
 TIGHT = 2_000  # less than most problems need: their rows stand in the workspace
@@ -36,7 +37,7 @@ class HostCore:
 def pretend_to_be_a_device(monkeypatch):
     """From here on the operator takes CPU tensors by the way of CUDA tensors, with the kernels on
     the host."""
-    plain_own = _ctc_arguments.own
+    plain_own = tensors.own
 
     def own(problem, copy):
         contiguous = plain_own(problem, copy=False).logits
@@ -50,35 +51,24 @@ def pretend_to_be_a_device(monkeypatch):
     monkeypatch.setattr(_ctc_cuda, "_core", HostCore())
     stream = SimpleNamespace(cuda_stream=7)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    for module in (_ctc_arguments, _ctc_autograd, ctc.loss):
+    for module in (_ctc_autograd, loss):
         monkeypatch.setattr(module, "own", own)
+    for module in (_ctc_autograd, arrays):
         monkeypatch.setattr(module, "compute", either)
     monkeypatch.setattr(_ctc_autograd, "scaled", _ctc_cuda.scaled)
 
 
-def _address(array):
-    if array is None:
-        return 0
-    return array.data_ptr() if isinstance(array, torch.Tensor) else array.ctypes.data
-
-
-def _strides(array):
-    if isinstance(array, torch.Tensor):
-        return array.stride()
-    return tuple(s // array.itemsize for s in array.strides)
-
-
 def compute(problem, losses, reduced, gradient, reduction, zero_infinity, arithmetic=None, *,
             order=0, shared=ROOMY, longest=0, check=True):  # fmt: skip
-    """In place of ctcspeech.ctc.arguments.compute. Returns the bytes of workspace taken."""
+    """In place of ctcspeech.ctc.core.compute. Returns the bytes of workspace taken."""
     if check:
         error = _core.ctc_check(problem.arguments())
         if error is not None:
             raise_error(problem, error)
     n, t = (0, 1) if problem.batch_first else (1, 0)
-    strides = (0, 0, 0) if gradient is None else _strides(gradient)
-    addresses = (_address(a) for a in (losses, reduced, gradient))
-    output = (*addresses, strides[t], strides[n], reduction, zero_infinity)
+    steps = (0, 0, 0) if gradient is None else strides(gradient)
+    addresses = (address(a) for a in (losses, reduced, gradient))
+    output = (*addresses, steps[t], steps[n], reduction, zero_infinity)
     return _core.ctc_serial_loss(problem.arguments(), output, longest, order, shared)
 
 

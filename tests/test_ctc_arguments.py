@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ctcspeech import CTCLoss, _core, ctc, ctc_loss
-from ctcspeech.ctc import arguments as _ctc_arguments
+from ctcspeech.ctc import core
 
 X = torch.zeros(5, 2, 4)
 Y = torch.tensor([[1, 2, 3], [3, 2, 1]])
@@ -92,12 +92,12 @@ def test_forced_instruction_set_must_exist(monkeypatch):
     try:
         monkeypatch.setenv("CTCSPEECH_ISA", "mmx")
         with pytest.raises(ValueError, match="CTCSPEECH_ISA must be one of .*got 'mmx'"):
-            _ctc_arguments.read_environment()
+            core.read_environment()
         missing = {"baseline", "avx2", "avx512", "neon"} - set(_core.available_isas())
         monkeypatch.setenv("CTCSPEECH_ISA", sorted(missing)[0])
-        _ctc_arguments.read_environment()
+        core.read_environment()
         with pytest.raises(ValueError, match="has only baseline"):
             ctc_loss(X, Y, 5, 3)
     finally:
         monkeypatch.undo()
-        _ctc_arguments.read_environment()
+        core.read_environment()

@@ -5,8 +5,10 @@ import pytest
 import reference
 
 from ctcspeech import _core, ctc
-from ctcspeech.ctc import arguments as _ctc_arguments
-from ctcspeech.ctc.arguments import ARITHMETICS, Options, compute, numpy_problem, read_environment
+from ctcspeech.ctc import core
+from ctcspeech.ctc.arguments import numpy_problem
+from ctcspeech.ctc.core import ARITHMETICS, compute, read_environment
+from ctcspeech.ctc.problem import Options
 
 ISAS = _core.available_isas()
 
@@ -233,7 +235,7 @@ def test_sixteen_bit_rounding_is_to_nearest_even():
 
 def test_forced_values_are_read_once(monkeypatch):
     monkeypatch.setenv("CTCSPEECH_CTC_ARITHMETIC", "roman")
-    assert _ctc_arguments._arithmetic == 0
+    assert core._arithmetic == 0
     with pytest.raises(ValueError, match="must be one of float, double, extended, log"):
         read_environment()
 

@@ -24,6 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import ctcspeech
 from ctcspeech import CTCLoss, _core, ctc, ctc_loss
 from ctcspeech.ctc import cuda as _ctc_cuda
+from ctcspeech.ctc.problem import Options
+from ctcspeech.ctc.tensors import prepare
 
 READY = torch.cuda.is_available() and ctcspeech.cuda_built()
 needs_device = pytest.mark.skipif(not READY, reason="no CUDA device or build")
@@ -145,9 +147,7 @@ def test_import_asks_for_no_driver():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 @pytest.mark.skipif(not ctcspeech.cuda_built(), reason="built without CUDA")
 def test_without_a_device_the_core_reports_the_runtimes_error():
-    problem = ctc.loss.prepare(
-        torch.zeros(5, 1, 3), torch.tensor([[1]]), 5, 1, False, ctc.loss.Options(0, None, 0.0)
-    )
+    problem = prepare(torch.zeros(5, 1, 3), torch.tensor([[1]]), 5, 1, False, Options(0, None, 0.0))
     output = (0, 0, 0, 0, 0, 0, False)
     with pytest.raises(RuntimeError, match="the CTC kernels failed: .*(driver|device)"):
         _core.ctc_cuda_workspace(problem.arguments(), output, 0, 0)

@@ -13,9 +13,9 @@ from serial_gpu import ROOMY, TIGHT, loss_and_gradient
 from test_ctc_arithmetic import FAMILIES, family
 
 from ctcspeech import _core, ctc
-from ctcspeech.ctc import arguments as _ctc_arguments
 from ctcspeech.ctc import cuda as _ctc_cuda
-from ctcspeech.ctc.arguments import Options
+from ctcspeech.ctc.problem import Options, Problem
+from ctcspeech.ctc.tensors import own, prepare
 
 # ---- the operator's tests, with the kernels and their Python in place of the CPU's ---------------
 
@@ -34,7 +34,7 @@ def kernels(monkeypatch, request):
 
 def test_labels_and_lengths_move_beside_the_logits():
     x, targets, frames, labels = test_ctc.batch()
-    problem = ctc.loss.prepare(
+    problem = prepare(
         x, targets.t().contiguous().t(), frames.int(), labels, False, Options(0, None, 0.0)
     )
     for copy in (False, True):
@@ -68,7 +68,7 @@ def test_lengths_on_the_host_are_checked_when_labels_are_elsewhere(change, messa
         torch.tensor(change.get(name, given.tolist()))
         for name, given in (("input_lengths", frames), ("target_lengths", labels))
     ]
-    problem = _ctc_arguments.Problem(x, elsewhere, *lengths, False, Options(0, None, 0.0))
+    problem = Problem(x, elsewhere, *lengths, False, Options(0, None, 0.0))
     with pytest.raises(ValueError, match=message):
         _ctc_cuda.check_host_values(problem)
 
@@ -283,7 +283,7 @@ def test_sixteen_bits_of_torch():
     """bfloat16, which NumPy has not."""
     args = test_ctc.batch(dtype=torch.bfloat16)
     _, wanted = test_ctc.loss_and_gradient(args[0].float(), *args[1:], reduction="sum")
-    problem = ctc.loss.own(ctc.loss.prepare(*args, False, Options(0, None, 0.0)), copy=False)
+    problem = own(prepare(*args, False, Options(0, None, 0.0)), copy=False)
     losses, gradient = torch.empty(4), torch.empty_like(args[0])
     serial_gpu.compute(problem, losses, None, gradient, 0, False)
     torch.testing.assert_close(gradient, wanted.bfloat16(), atol=1e-3, rtol=1e-2)

@@ -95,15 +95,15 @@ def test_completion(shell):
 
 
 def test_forced_instruction_set_is_named(monkeypatch):
-    from ctcspeech.ctc import arguments as _ctc_arguments
+    from ctcspeech.ctc import core
 
     monkeypatch.setenv("CTCSPEECH_ISA", "baseline")
-    _ctc_arguments.read_environment()
+    core.read_environment()
     try:
         assert "in use: baseline" in report()
     finally:
         monkeypatch.undo()
-        _ctc_arguments.read_environment()
+        core.read_environment()
 
 
 def test_module_runs():

@@ -4,20 +4,26 @@ from typing import Any
 
 import torch
 
-from ctcspeech.ctc.arguments import (
-    LARGE,
-    Kept,
-    Options,
-    Problem,
-    compute,
-    large_block,
-    loss_dtype,
-    own,
-    prepare,
-)
+from ctcspeech.ctc.core import LARGE, compute, large_block
 from ctcspeech.ctc.differentiable import differentiable_losses
+from ctcspeech.ctc.problem import Options, Problem
+from ctcspeech.ctc.tensors import Kept, loss_dtype, own, prepare
 
-__all__: list[str] = []
+__all__ = [
+    "FunctionalGradient",
+    "FunctionalLoss",
+    "Gradient",
+    "Loss",
+    "gradient_like",
+    "gradient_of",
+    "kept_of",
+    "loss_alone",
+    "reduce",
+    "scaled",
+    "second_derivatives",
+    "through_op",
+    "traced",
+]
 
 # ---- eager autograd --------------------------------------------------------------------------
 
@@ -25,9 +31,9 @@ __all__: list[str] = []
 def scaled(kept: Any, gradient: torch.Tensor, grad_losses: torch.Tensor) -> torch.Tensor:
     """gradient times the incoming derivative, in place: (N,) or a single value."""
     if gradient.is_cuda:
-        from ctcspeech.ctc import cuda as _ctc_cuda
+        from ctcspeech.ctc import cuda
 
-        return _ctc_cuda.scaled(kept, gradient, grad_losses)
+        return cuda.scaled(kept, gradient, grad_losses)
     if grad_losses.ndim == 0:
         factor = grad_losses.item()
         return gradient if factor == 1 else gradient.mul_(factor)

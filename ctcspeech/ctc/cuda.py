@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ctcspeech import _core
-from ctcspeech.ctc.arguments import Problem, raise_error
+from ctcspeech.ctc.problem import Problem, raise_error
 
-__all__: list[str] = []
+__all__ = ["check_built", "check_host_values", "compute", "int_length", "on_device", "scaled"]
 
 
 def check_built(logits: torch.Tensor) -> None:

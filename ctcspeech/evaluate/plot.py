@@ -54,7 +54,7 @@ def trellis(
     The stretch is cut out of the alignment: of the text only what was aligned within it. Raises
     ValueError where that is still too large to be seen, TypeError for wildcards (`skip`).
     """
-    from ctcspeech.ctc.loss import posteriors
+    from ctcspeech.ctc import posteriors
 
     alignment = aligned.alignment
     first, last = _frame_range(emissions, start, end)
