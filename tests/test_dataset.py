@@ -35,7 +35,7 @@ class Shift:
 
 
 class Precomputed:
-    kind, sample_rate, shift_ms = "precomputed", RATE, 10.0
+    kind, sample_rate, shift_ms, num_features = "precomputed", RATE, 10.0, None
 
 
 # -- the sampler ------------------------------------------------------------------------------

@@ -61,8 +61,6 @@ class SplitWriter:
                 if not self.offsets:
                     path, offset = self._write(identity, path, offset, piece), 0.0
                 utterance = _utterance(path, offset, identity, piece, speaker)
-                if self.offsets:
-                    utterance.extra["segment"] = True  # a part of the file, at offset 0 too
                 self.utterances.append(utterance)
             self.rows.append(_row(transcript.name, identity, piece))
 

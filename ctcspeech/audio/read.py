@@ -6,6 +6,7 @@ libsndfile reads; any rate and number of channels. Full scale is 1. Channels are
 
 import contextlib
 import io
+import math
 import os
 import re
 import tempfile
@@ -88,22 +89,11 @@ def load(
         ValueError: for arguments out of range.
     """
     _check_rate(sample_rate)
-    if not offset >= 0.0:
-        raise ValueError(f"offset must be at least 0 s, got {offset}")
-    if duration is not None and not duration > 0.0:
-        raise ValueError(f"duration must be above 0 s, got {duration}")
+    _check_times(offset, duration)
     name = _name(source)
     with _open(source, name) as file:
         rate = int(file.samplerate)
-        start = round(offset * rate)
-        if start >= file.whole:
-            raise AudioError(
-                f"{name}: nothing at offset {offset:g} s, the recording ends at "
-                f"{file.whole / rate:.3f} s; correct the offset"
-            )
-        count = file.whole - start
-        if duration is not None:
-            count = min(count, max(1, round(duration * rate)))
+        start, count = _range_of(file, offset, duration, name)
         samples = _mono(_read_range(file, start, count, name))
     _check_finite(samples, name)
     if sample_rate is None:
@@ -124,8 +114,10 @@ def stream(
     chunk_seconds: float = 10.0,
     *,
     raw: PcmFormat | None = None,
+    offset: float = 0.0,
+    duration: float | None = None,
 ) -> Iterator[np.ndarray]:
-    """A recording of any length in chunks, in constant memory.
+    """A recording of any length, or a time range of it, in chunks, in constant memory.
 
     Args:
         source: a path, or a binary file. A pipe will do: wav and raw samples are read from it as
@@ -134,6 +126,7 @@ def stream(
         chunk_seconds: about the length of a chunk; the last is shorter.
         raw: how the samples are stored if the source is raw PCM. A source that begins with a wav
             header is read as wav all the same.
+        offset, duration: the range in seconds, as `load` takes it; of a file that is not raw.
 
     Yields:
         float32 (S,), never empty. Joined, the chunks are what `load` gives, to rounding.
@@ -145,10 +138,15 @@ def stream(
     _check_rate(sample_rate)
     if not chunk_seconds > 0.0:
         raise ValueError(f"chunk_seconds must be above 0, got {chunk_seconds}")
+    _check_times(offset, duration)
+    is_path = isinstance(source, (str, os.PathLike))
+    if (offset or duration is not None) and (raw is not None or not is_path):
+        raise ValueError("offset and duration are for files; cut a pipe or raw samples beforehand")
     if isinstance(source, (str, os.PathLike)):
         if raw is None:
             name = _name(source)
-            return _resampled(_file_blocks(source, chunk_seconds, name), sample_rate, name)
+            blocks = _file_blocks(source, chunk_seconds, name, offset, duration)
+            return _resampled(blocks, sample_rate, name)
         return _stream_raw_path(source, sample_rate, chunk_seconds, raw)
     return _resampled(_pipe_blocks(source, chunk_seconds, raw), sample_rate, _name(source))
 
@@ -269,14 +267,37 @@ def _ogg_is_whole(path: str) -> bool:
 
 def _read_range(file: _SequentialFile, start: int, count: int, name: str) -> np.ndarray:
     """float32 (count,) or (count, channels)."""
+    run_up = _seek(file, start)
+    samples = file.read(run_up + count, dtype="float32")[run_up:]
+    _check_count(file, count - len(samples), count, name)
+    return samples
+
+
+def _range_of(
+    file: _SequentialFile, offset: float, duration: float | None, name: str
+) -> tuple[int, int]:
+    """The first sample of a range in seconds, and how many there are."""
+    rate = int(file.samplerate)
+    start = round(min(offset * rate, 2.0**62))
+    if start >= file.whole:
+        raise AudioError(
+            f"{name}: nothing at offset {offset:g} s, the recording ends at "
+            f"{file.whole / rate:.3f} s; correct the offset"
+        )
+    count = file.whole - start
+    if duration is not None:
+        count = min(count, max(1, round(min(duration * rate, 2.0**62))))
+    return start, count
+
+
+def _seek(file: _SequentialFile, start: int) -> int:
+    """Goes to `start`, or as many samples before it as are returned."""
     run_up = 0
     if start:
         if file.format == "MP3":
             run_up = min(start, round(_MP3_RUN_UP_SECONDS * file.samplerate))
         file.seek(start - run_up)
-    samples = file.read(run_up + count, dtype="float32")[run_up:]
-    _check_count(file, count - len(samples), count, name)
-    return samples
+    return run_up
 
 
 def _check_count(file: _SequentialFile, lost: int, promised: int, name: str) -> None:
@@ -310,6 +331,13 @@ def _check_finite(samples: np.ndarray, name: str) -> None:
     raise AudioError(f"{name}: {what}; make the recording anew from its source or remove it")
 
 
+def _check_times(offset: float, duration: float | None) -> None:
+    if not 0.0 <= offset < math.inf:
+        raise ValueError(f"offset must be at least 0 s and finite, got {offset}")
+    if duration is not None and not 0.0 < duration < math.inf:
+        raise ValueError(f"duration must be above 0 s and finite, got {duration}")
+
+
 def _check_rate(sample_rate: int | None) -> None:
     if sample_rate is not None and not sample_rate >= 1:
         raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
@@ -320,18 +348,28 @@ def _check_rate(sample_rate: int | None) -> None:
 _Blocks = Iterator[tuple[int, np.ndarray]]
 
 
-def _file_blocks(source: Source, chunk_seconds: float, name: str) -> _Blocks:
+def _file_blocks(
+    source: Source,
+    chunk_seconds: float,
+    name: str,
+    offset: float = 0.0,
+    duration: float | None = None,
+) -> _Blocks:
     with _open(source, name) as file:
+        start, promised = _range_of(file, offset, duration, name)
+        run_up = _seek(file, start)
         size = max(1, round(chunk_seconds * file.samplerate))
         got = 0
-        while True:
-            block = file.read(size, dtype="float32")
+        while duration is None or got < promised:
+            wanted = size if duration is None else min(size, promised - got)
+            block = file.read(run_up + wanted, dtype="float32")[run_up:]
+            run_up = 0
             got += len(block)
             if len(block):
                 yield file.samplerate, _mono(block)
-            if len(block) < size:
+            if len(block) < wanted:
                 break
-        _check_count(file, file.whole - got, file.whole, name)
+        _check_count(file, promised - got, promised, name)
 
 
 def _pipe_blocks(file: BinaryIO, chunk_seconds: float, raw: PcmFormat | None) -> _Blocks:

@@ -24,8 +24,8 @@ KIND_HELP = (
     "or a folder of them. kaldi: a data folder (wav.scp or feats.scp, text, segments, utt2spk). "
     "commonvoice: a .tsv with its clips folder, or the folder. an4: the folder with etc/, of the "
     "audio or of MFCC features. ljspeech: metadata.csv (ID|text) and wavs/. folder: recordings "
-    "with a .txt beside each. manifest: a manifest without durations, or with wrong ones, which "
-    "are measured."
+    "with a .txt beside each. manifest: a manifest that lacks durations, or has some beyond "
+    "the end of the file: they are measured."
 )
 
 
@@ -49,6 +49,9 @@ def import_(
         False, "--quick", help="Trust the recordings' headers; do not decode each to find damage."
     ),
     frame_shift_ms: float = typer.Option(10.0, help="Between frames of precomputed features."),
+    num_features: int = typer.Option(
+        None, min=1, help="Width of precomputed features; default: the file's, 13 for Sphinx .mfc."
+    ),
 ) -> None:
     """Make a manifest of a corpus; recordings that cannot be read are reported and left out.
 
@@ -80,6 +83,7 @@ def import_(
             single=output.suffix == ".jsonl",
             quick=quick,
             frame_shift_ms=frame_shift_ms,
+            num_features=num_features,
             started=lambda count: setattr(progress, "total", count),
             advance=progress.advance,
         )
@@ -187,6 +191,9 @@ def check(
         20.0, help="Between output frames of the network: texts must fit into that many."
     ),
     feature_shift_ms: float = typer.Option(10.0, help="Between frames of precomputed features."),
+    num_features: int = typer.Option(
+        None, min=1, help="Width of precomputed features; default: the file's, 13 for Sphinx .mfc."
+    ),
     normalize: bool = typer.Option(
         False, "--normalize", help="Normalise texts first: lower case, punctuation removed."
     ),
@@ -226,6 +233,7 @@ def check(
         normalizer = None if rules is None else Normalizer.model_validate(rules)
         frame_shift_ms = checkpoint.frame_shift_ms
         feature_shift_ms = checkpoint.features.config.shift_ms
+        num_features = checkpoint.features.config.num_features or num_features
     if alphabet is not None:
         json_file = alphabet.suffix == ".json"
         labels = Alphabet.load(alphabet) if json_file else Alphabet.from_sentencepiece(alphabet)
@@ -238,6 +246,7 @@ def check(
             normalizer=normalizer,
             frame_shift_ms=frame_shift_ms,
             feature_shift_ms=feature_shift_ms,
+            num_features=num_features,
             quick=quick,
             started=lambda count: setattr(progress, "total", count),
             advance=progress.advance,

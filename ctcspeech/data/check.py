@@ -14,6 +14,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+
+from ctcspeech.data.inputs import (
+    extent_of_audio,
+    extent_of_features,
+    read_audio,
+    read_features,
+)
 from ctcspeech.data.manifest import Utterance, read_lines
 from ctcspeech.errors import AlphabetError, AudioError, FeatureError, ManifestError
 from ctcspeech.text.alphabet import Alphabet
@@ -61,8 +69,8 @@ class _Entry:
     manifest: Path
     line: int
     utterance: Utterance
-    part: bool  # not a whole file: it has an offset, or shares its file with others
-    digest: bytes | None = None  # of the decoded samples of a whole file
+    digest: bytes | None = None  # of what is read
+    unread: float = 0.0  # seconds that the file has beyond the duration, where there is no offset
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, message: str) -> None:
@@ -80,6 +88,7 @@ def check_manifests(
     normalizer: Callable[[str], str] | None = None,
     frame_shift_ms: float = 20.0,
     feature_shift_ms: float = 10.0,
+    num_features: int | None = None,
     quick: bool = False,
     started: Callable[[int], None] | None = None,
     advance: Callable[[int, float], None] | None = None,
@@ -93,6 +102,7 @@ def check_manifests(
         frame_shift_ms: between two frames of the network's output, subsampling included; a text
             with more labels and repeats than its recording has frames cannot be learnt.
         feature_shift_ms: between two frames of precomputed features.
+        num_features: their width; None takes what the file has, 13 for a Sphinx file.
         quick: read headers only, decode nothing; damage within a file and equal recordings under
             different names are then not found.
         started: called once with the number of utterances.
@@ -108,7 +118,7 @@ def check_manifests(
         started(len(entries))
 
     def examine(entry: _Entry) -> _Entry:
-        seconds = _check_file(entry, quick, feature_shift_ms)
+        seconds = _check_file(entry, quick, (feature_shift_ms, num_features))
         _check_text(entry, alphabet, normalizer, seconds, frame_shift_ms)
         return entry
 
@@ -120,7 +130,7 @@ def check_manifests(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    notes = _find_duplicates(entries)
+    notes = _find_unread(entries) + _find_duplicates(entries)
     notes += _find_shared(entries, lambda utterance: utterance.speaker, "speakers")
     notes += _find_shared(entries, lambda utterance: utterance.text, "texts")
     good: dict[Path, list[Utterance]] = {path: [] for path in map(Path, paths)}
@@ -141,69 +151,40 @@ def _read(path: Path, problems: list[Problem]) -> list[_Entry]:
             message = str(item).removeprefix(f"{path}:{line}: ")
             problems.append(Problem(path, line, "manifest", message))
         else:
-            entries.append(_Entry(path, line, item, part=item.offset > 0))
-    users = Counter(entry.utterance.path for entry in entries)
-    for entry in entries:
-        entry.part = entry.part or users[entry.utterance.path] > 1
+            entries.append(_Entry(path, line, item))
     return entries
 
 
-def _check_file(entry: _Entry, quick: bool, feature_shift_ms: float) -> float | None:
+def _check_file(entry: _Entry, quick: bool, features: tuple[float, int | None]) -> float | None:
     """Reads the file; returns the seconds that the utterance has, None when it cannot be read."""
+    utterance = entry.utterance
     try:
-        if entry.utterance.features_filepath is not None:
-            available = _read_features(entry, feature_shift_ms)
+        if utterance.features_filepath is not None:
+            extent = extent_of_features(utterance, *features)
+            if not quick:
+                entry.digest = _digest(read_features(utterance, *features))
         else:
-            available = _read_audio(entry, quick)
+            extent = extent_of_audio(utterance)
+            if not quick:
+                entry.digest = _digest(read_audio(utterance)[0])
     except (AudioError, FeatureError) as error:
         entry.add("file", str(error))
         return None
-    told = entry.utterance.duration
+    told, available = extent.told, extent.available
     tolerance = max(DURATION_TOLERANCE, 0.01 * told)
-    if available < told - tolerance or (not entry.part and available > told + tolerance):
-        name = entry.utterance.path
-        after = f" after its offset {entry.utterance.offset:g} s" if entry.utterance.offset else ""
+    if available < told - tolerance:
+        after = f" after its offset {utterance.offset:g} s" if utterance.offset else ""
         entry.add(
             "duration",
-            f"{name}: the manifest says {told:g} s, the file has {available:.3f} s{after}",
+            f"{utterance.path}: the manifest says {told:g} s, the file has {available:.3f} s"
+            f"{after}; `ctcspeech data import manifest` corrects it",
         )
-    return min(told, available) if entry.part else available
+    entry.unread = max(0.0, available - told - tolerance) if not utterance.offset else 0.0
+    return extent.seconds
 
 
-def _read_audio(entry: _Entry, quick: bool) -> float:
-    from ctcspeech.audio.read import info, load
-
-    utterance = entry.utterance
-    assert utterance.audio_filepath is not None
-    if quick or entry.part:
-        available = info(utterance.audio_filepath).duration - utterance.offset
-        if available <= 0:
-            raise AudioError(
-                f"{utterance.audio_filepath}: nothing at offset {utterance.offset:g} s, the "
-                f"recording ends at {available + utterance.offset:.3f} s; correct the offset"
-            )
-        if not quick:
-            load(utterance.audio_filepath, None, utterance.offset, utterance.duration)
-        return available
-    samples, rate = load(utterance.audio_filepath)
-    entry.digest = hashlib.blake2b(samples.tobytes(), digest_size=16).digest()
-    return len(samples) / rate
-
-
-def _read_features(entry: _Entry, feature_shift_ms: float) -> float:
-    from ctcspeech.audio.features import load_features
-
-    assert entry.utterance.features_filepath is not None
-    features = load_features(entry.utterance.features_filepath)
-    if not entry.part:
-        entry.digest = hashlib.blake2b(features.tobytes(), digest_size=16).digest()
-    available = len(features) * feature_shift_ms / 1000 - entry.utterance.offset
-    if available <= 0:
-        raise FeatureError(
-            f"{entry.utterance.features_filepath}: nothing at offset {entry.utterance.offset:g} s, "
-            f"there are {len(features)} frames of {feature_shift_ms:g} ms"
-        )
-    return available
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.blake2b(values.tobytes(), digest_size=16).digest()
 
 
 def _check_text(
@@ -236,6 +217,24 @@ def _check_text(
             f"+ {repeats} repeats), but {seconds:.3f} s have only {frames} of {frame_shift_ms:g} "
             f"ms: {text!r}",
         )
+
+
+def _find_unread(entries: list[_Entry]) -> list[str]:
+    """A note for each manifest of whose files more than a line's duration is there, and nobody's.
+
+    Whoever cut the recordings by their lines means it so; else the durations are wrong.
+    """
+    users = Counter((entry.manifest, entry.utterance.path) for entry in entries)
+    rest: dict[Path, list[_Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.unread and users[entry.manifest, entry.utterance.path] == 1:
+            rest[entry.manifest].append(entry)
+    return [
+        f"{manifest}: {len(found)} files are longer than their line's duration, and no other line "
+        f"has the rest, which is not read: e.g. line {found[0].line}, {found[0].utterance.path} "
+        f"by {found[0].unread:.2f} s"
+        for manifest, found in rest.items()
+    ]
 
 
 def _find_duplicates(entries: list[_Entry]) -> list[str]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ctcspeech.data.inputs import Extent, extent_of_audio, extent_of_features, read_audio
 from ctcspeech.data.manifest import Utterance, read_lines
 from ctcspeech.errors import AlphabetError, AudioError, FeatureError, ManifestError
 
@@ -48,6 +49,7 @@ def import_corpus(
     single: bool = False,
     quick: bool = False,
     frame_shift_ms: float = 10.0,
+    num_features: int | None = None,
     advance: Callable[[int, float], None] | None = None,
     started: Callable[[int], None] | None = None,
 ) -> Imported:
@@ -62,6 +64,7 @@ def import_corpus(
         quick: read only the recordings' headers; else each is decoded whole, which finds those
             that are damaged.
         frame_shift_ms: of precomputed features, to tell their duration.
+        num_features: their width; None takes what the file has, 13 for a Sphinx file.
         advance: called with (1, seconds of audio) after each utterance.
         started: called once with the number of utterances, before the first is opened.
 
@@ -92,7 +95,9 @@ def import_corpus(
 
     def finish(utterance: Utterance) -> Utterance | str:
         try:
-            utterance.duration = measure(utterance, quick, frame_shift_ms)
+            # A manifest's wrong durations are what the import is there to correct.
+            overshoot = math.inf if kind == "manifest" else OVERSHOOT_SECONDS
+            utterance.duration = measure(utterance, quick, frame_shift_ms, num_features, overshoot)
             if normalizer is not None:
                 utterance.text = normalizer(utterance.text)
         except (AudioError, FeatureError, AlphabetError) as error:
@@ -119,41 +124,32 @@ def import_corpus(
     return Imported(done, problems)
 
 
-def measure(utterance: Utterance, quick: bool = False, frame_shift_ms: float = 10.0) -> float:
-    """Seconds of an utterance: as its manifest says for a part of a file, else of the file.
+def measure(
+    utterance: Utterance,
+    quick: bool = False,
+    frame_shift_ms: float = 10.0,
+    num_features: int | None = None,
+    overshoot: float = OVERSHOOT_SECONDS,
+) -> float:
+    """Seconds of an utterance: as its line says, else up to the end of its file.
 
-    Raises AudioError or FeatureError when the file, or the part, cannot be read.
+    Raises AudioError or FeatureError when the file, or that part of it, cannot be read, or ends
+    more than `overshoot` seconds before the part does.
     """
-    from ctcspeech.audio.features import load_features
-    from ctcspeech.audio.read import info, load
-
     if utterance.features_filepath is not None:
-        frames = len(load_features(utterance.features_filepath))
-        available = frames * frame_shift_ms / 1000 - utterance.offset
-        if available <= 0:
-            raise FeatureError(f"nothing at offset {utterance.offset:g} s, it has {frames} frames")
-        whole = math.isnan(utterance.duration)
-        return round(available if whole else min(available, utterance.duration), 6)
-    assert utterance.audio_filepath is not None
-    whole = math.isnan(utterance.duration)
+        return round(extent_of_features(utterance, frame_shift_ms, num_features).seconds, 6)
     if quick:
-        duration = info(utterance.audio_filepath).duration
-        if utterance.offset >= duration:
-            raise AudioError(
-                f"{utterance.audio_filepath}: nothing at offset {utterance.offset:g} s, the "
-                f"recording ends at {duration:.3f} s"
-            )
-        duration -= utterance.offset
+        extent = extent_of_audio(utterance)
     else:
-        wanted = None if whole else utterance.duration
-        samples, rate = load(utterance.audio_filepath, None, utterance.offset, wanted)
-        duration = len(samples) / rate
-    if not whole and duration < utterance.duration - OVERSHOOT_SECONDS:
+        samples, rate = read_audio(utterance)
+        extent = Extent(len(samples) / rate, utterance.duration)
+    if extent.available < extent.told - overshoot:
         raise AudioError(
             f"{utterance.audio_filepath}: the part from {utterance.offset:g} s is to have "
-            f"{utterance.duration:g} s, but the recording has only {duration:.3f} s from there"
+            f"{utterance.duration:g} s, but the recording has only {extent.available:.3f} s from "
+            "there"
         )
-    return round(duration if whole else min(duration, utterance.duration), 6)
+    return round(extent.seconds, 6)
 
 
 # -- the kinds --------------------------------------------------------------------------------
@@ -409,14 +405,12 @@ def _ljspeech(source: Path, problems: list[str]) -> Splits:
 
 
 def _manifest(source: Path, problems: list[str]) -> Splits:
-    """A manifest whose durations are missing or wrong: they are measured, offsets are kept."""
+    """A manifest whose durations are missing, or beyond the end of the file: they are measured."""
     utterances = []
     for _, item in read_lines(source, need_duration=False):
         if isinstance(item, ManifestError):
             problems.append(str(item))
             continue
-        if not item.offset:
-            item.duration = math.nan
         utterances.append(item)
     return {source.stem: utterances}
 

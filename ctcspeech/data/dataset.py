@@ -12,7 +12,6 @@ What comes out depends on nothing but (seed, epoch): not on workers, not on what
 """
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ctcspeech.data.inputs import read_audio, read_features
 from ctcspeech.data.manifest import Utterance
 from ctcspeech.errors import AlphabetError, AudioError, FeatureError, TrainingError
 from ctcspeech.text.alphabet import Alphabet
@@ -100,6 +100,9 @@ class _FeatureConfig(Protocol):  # the part of features.FeatureConfig that is ne
     @property
     def shift_ms(self) -> Any: ...
 
+    @property
+    def num_features(self) -> Any: ...
+
 
 class SpeechDataset(torch.utils.data.Dataset):
     """Reads, augments and encodes utterances.
@@ -130,6 +133,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.precomputed = not isinstance(features, int) and features.kind == "precomputed"
         self.sample_rate = features if isinstance(features, int) else features.sample_rate
         self.shift_ms = 10.0 if isinstance(features, int) else features.shift_ms
+        self.num_features = None if isinstance(features, int) else features.num_features
         self.augmenter = augmenter
         self.seed = seed
         self.normalizer = normalizer
@@ -184,7 +188,10 @@ class SpeechDataset(torch.utils.data.Dataset):
         if cached is not None:
             return cached.copy()  # for augmenters that work in place
         utterance = self.utterances[index]
-        inputs = self._read_features(utterance) if self.precomputed else self._read_audio(utterance)
+        if self.precomputed:
+            inputs = read_features(utterance, self.shift_ms, self.num_features)
+        else:
+            inputs, _ = read_audio(utterance, self.sample_rate)
         if self._cached + inputs.nbytes <= self.cache_bytes:
             self._cache[index] = inputs.copy()
             self._cached += inputs.nbytes
@@ -205,38 +212,6 @@ class SpeechDataset(torch.utils.data.Dataset):
             if advance is not None:
                 advance(utterance)
         return len(self._cache)
-
-    def _read_audio(self, utterance: Utterance) -> np.ndarray:
-        from ctcspeech.audio.read import load
-
-        if utterance.audio_filepath is None:
-            raise AudioError(
-                f"{utterance.id}: the manifest has features only; set the features' kind to "
-                '"precomputed", or give audio_filepath'
-            )
-        # The manifest's durations are rounded: half a millisecond more, so as to lose no sample.
-        seconds = utterance.duration + 0.0005 if utterance.duration > 0 else None
-        samples, _ = load(utterance.audio_filepath, self.sample_rate, utterance.offset, seconds)
-        return samples
-
-    def _read_features(self, utterance: Utterance) -> np.ndarray:
-        from ctcspeech.audio.features import load_features
-
-        if utterance.features_filepath is None:
-            raise FeatureError(
-                f'{utterance.id}: the features\' kind is "precomputed", but the manifest has no '
-                "features_filepath for it"
-            )
-        features = load_features(utterance.features_filepath)
-        start = round(utterance.offset * 1000 / self.shift_ms)
-        if start >= len(features):
-            raise FeatureError(
-                f"{utterance.features_filepath}: nothing at offset {utterance.offset:g} s, there "
-                f"are {len(features)} frames of {self.shift_ms:g} ms"
-            )
-        if not utterance.duration > 0:
-            return features[start:]
-        return features[start : start + math.ceil(utterance.duration * 1000 / self.shift_ms - 1e-3)]
 
 
 def collate(items: Sequence[Item | Failure]) -> Batch:

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Barrier, Semaphore, Thread
 from typing import Any, Protocol
@@ -22,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ctcspeech.audio.features import FeatureExtractor, load_features
+from ctcspeech.audio.features import FeatureExtractor
 from ctcspeech.data.manifest import Utterance
 from ctcspeech.decode.confidence import Calibration, load_calibrations
 from ctcspeech.decode.greedy import GreedyDecoder
@@ -379,23 +378,9 @@ class Recognizer:
                 grain=self._frame_inputs,
             )
             return
-        utterance = recording.utterance
-        path = utterance.features_filepath if utterance is not None else Path(recording.name)
-        if path is None:
-            raise FeatureError(
-                f"{recording.name}: this model takes precomputed features; give features_filepath"
-            )
-        features = load_features(path)
-        wanted = self.features.config.num_features
-        if features.shape[1] != wanted:
-            raise FeatureError(
-                f"{path}: the model takes {wanted} features a frame, the file has "
-                f"{features.shape[1]}"
-            )
-        if not np.isfinite(features).all():
-            raise FeatureError(f"{path}: features are NaN or infinite; compute them anew")
-        if not len(features):
-            raise FeatureError(f"{path}: no frames in the file")
+        config = self.features.config
+        assert config.num_features is not None  # the configuration has checked it
+        features = recording.features(config.shift_ms, config.num_features)
         yield Segment(features, 0, self._input_rate)
 
 

@@ -1,6 +1,7 @@
 """What is to be transcribed: files, folders, patterns, manifests, standard input."""
 
 import glob
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from ctcspeech import audio
 from ctcspeech.audio.read import PcmFormat
+from ctcspeech.data.inputs import audio_chunks, read_features
 from ctcspeech.data.manifest import Utterance, read_manifest
 from ctcspeech.errors import AudioError
 
@@ -45,35 +47,35 @@ class Recording:
             return source
         if not isinstance(source, Utterance):
             return cls(os.fspath(source), Path(source))
-        # An offset makes it a part of the file, as in training.
-        part = source.offset > 0 or bool(source.extra.get("segment"))
-        return cls(
-            str(source.path),
-            source.path,
-            source.offset,
-            source.duration if part else None,
-            utterance=source,
-        )
+        duration = None if math.isnan(source.duration) else source.duration
+        return cls(str(source.path), source.path, source.offset, duration, utterance=source)
 
     def chunks(self, sample_rate: int) -> Iterator[np.ndarray]:
         """The samples, float32 (S,) each, at `sample_rate`. Raises AudioError."""
-        if self.utterance is not None and self.utterance.audio_filepath is None:
-            raise AudioError(
-                f"{self.name}: the manifest names features, but this model takes recordings; "
-                "give audio_filepath"
-            )
-        source: Path | BinaryIO = self.source
-        if self.utterance is not None and self.utterance.audio_filepath is not None:
-            source = self.utterance.audio_filepath
-        if self.offset or self.duration is not None:
-            yield audio.load(source, sample_rate, self.offset, self.duration)[0]
-        else:
-            yield from audio.stream(source, sample_rate, _CHUNK_SECONDS, raw=self.raw)
+        if self.utterance is not None:
+            yield from audio_chunks(self.utterance, sample_rate, _CHUNK_SECONDS)
+            return
+        yield from audio.stream(
+            self.source,
+            sample_rate,
+            _CHUNK_SECONDS,
+            raw=self.raw,
+            offset=self.offset,
+            duration=self.duration,
+        )
+
+    def features(self, shift_ms: float, num_features: int) -> np.ndarray:
+        """Precomputed features, float32 (T, F), of a file or a manifest's line. FeatureError."""
+        utterance = self.utterance
+        if utterance is None:
+            path, duration = Path(self.name), math.nan if self.duration is None else self.duration
+            utterance = Utterance(None, duration, offset=self.offset, features_filepath=path)
+        return read_features(utterance, shift_ms, num_features)
 
     def seconds(self) -> float | None:
         """The length if it can be told without reading the samples."""
-        if self.utterance is not None:
-            return self.utterance.duration
+        if self.duration is not None:
+            return self.duration
         if self.raw is not None or not isinstance(self.source, Path):
             return None
         try:
