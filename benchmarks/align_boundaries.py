@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from ctcspeech import audio
-from ctcspeech.align.known_text import align_text, recording_emissions
+from ctcspeech.align.known_text import align_text
 from ctcspeech.data.manifest import Utterance, read_manifest
 from ctcspeech.emissions import Emissions
 from ctcspeech.recognize.recognizer import Recognizer
@@ -51,7 +51,7 @@ def aligned_joined(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "joined.wav"
         soundfile.write(path, np.concatenate(parts), rate, subtype="FLOAT")
-        ((transcript, emissions),) = recording_emissions(recognizer, [path])
+        ((transcript, emissions),) = recognizer.recording_emissions([path])
     assert transcript.error is None, transcript.error
     aligned = align_text(emissions, texts, recognizer.alphabet, recognizer.normalizer)
     times = np.array([(word.start, word.end) for word in aligned.words])

@@ -1,7 +1,11 @@
-"""What an acoustic model says of one recording, in a form that decoder and aligner share.
+"""What an acoustic model says of one recording, in a form that decoder and aligner share, and who
+says it.
 
     emissions = Emissions.load("call.npz")
     emissions.save("call.npz")
+
+An `Emitter` is any model that turns recordings into emissions: a checkpoint, an ONNX file, a model
+of transformers. Recognition, evaluation, tuning, alignment and live recognition know no other.
 
 Models of other toolkits give emissions through `from_transformers` (a Hugging Face
 `AutoModelForCTC` and its processor) and `from_torchaudio` (a pipeline bundle); neither package is
@@ -11,7 +15,8 @@ needed for the rest.
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctcspeech.errors import FeatureError
+from ctcspeech.errors import CtcSpeechError, FeatureError
 from ctcspeech.files import atomic_write
+from ctcspeech.text.alphabet import Alphabet
 
-__all__ = ["Emissions", "from_torchaudio", "from_transformers"]
+__all__ = ["Emissions", "Emitter", "EmitterStream", "from_torchaudio", "from_transformers"]
 
 _FORMAT, _VERSION = "ctcspeech-emissions", 1
 
@@ -110,6 +116,97 @@ class Emissions:
                 )
         except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise FeatureError(f"{path}: not a file of emissions, or damaged: {error}") from error
+
+
+class Emitter(ABC):
+    """A model that turns recordings into emissions.
+
+    alphabet: its labels, the blank among them.
+    sample_rate: of the samples that it takes, in hertz.
+    frame_inputs: samples (or precomputed frames) from one frame of emissions to the next.
+    num_features: None for a model that hears samples; F of one that takes features (T, F) which
+        were computed elsewhere.
+    input_rate: samples, or precomputed frames, a second.
+    padding_changes_output: then every recording is computed alone, never in a padded batch.
+    longest_input: seconds that it takes at once, None where any length is well.
+    lookahead_ms: future audio that a frame of emissions needs; None when it needs the whole
+        recording, and there is no `stream`.
+
+    `compute` may be called by several threads at once.
+    """
+
+    alphabet: Alphabet
+    sample_rate: int
+    frame_inputs: int
+    num_features: int | None = None
+    padding_changes_output: bool = False
+    longest_input: float | None = None
+    lookahead_ms: float | None = None
+
+    @property
+    def labels(self) -> list[str]:
+        return self.alphabet.labels
+
+    @property
+    def blank(self) -> int:
+        return self.alphabet.blank
+
+    @property
+    def input_rate(self) -> float:
+        return float(self.sample_rate)
+
+    @property
+    def frame_shift_ms(self) -> float:
+        """Milliseconds from one frame of emissions to the next."""
+        return 1000 * self.frame_inputs / self.input_rate
+
+    @abstractmethod
+    def compute(self, inputs: list[npt.NDArray[np.floating[Any]]]) -> list[npt.NDArray[np.float32]]:
+        """Log-probabilities (T', C) of each of a batch of samples (S,), or of features (T, F).
+
+        Too few samples for a frame give none.
+        """
+
+    def stream(self) -> "EmitterStream":
+        """A new stream: emissions of a recording that comes in pieces.
+
+        Raises CtcSpeechError where the model needs the whole recording.
+        """
+        raise CtcSpeechError(
+            "this model cannot hear a recording as it comes: it needs the whole of it"
+        )
+
+    def emissions(self, samples: npt.NDArray[np.floating[Any]]) -> Emissions:
+        """Those of one recording, computed whole."""
+        (scores,) = self.compute([samples])
+        return Emissions(scores, self.labels, self.blank, self.frame_shift_ms)
+
+    @property
+    def default_threads(self) -> int:
+        """Batches computed at the same time, unless the user says otherwise."""
+        if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+            return max(1, int(os.environ["OMP_NUM_THREADS"]))
+        usable = getattr(os, "sched_getaffinity", None)  # not on macOS
+        return len(usable(0)) if usable else os.cpu_count() or 1
+
+    def prepare_threads(self, in_each: Callable[[Callable[[], None]], None]) -> None:
+        """Called before several threads call `compute`, each of which should use one processor.
+
+        in_each(f) calls f in each of them.
+        """
+        return None
+
+
+class EmitterStream(ABC):
+    """The state of one recording under way. Its frames are, in the end, those of the whole."""
+
+    @abstractmethod
+    def accept(self, samples: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+        """The next samples (S,): log-probabilities (T, C) of the frames that they complete."""
+
+    @abstractmethod
+    def finish(self) -> npt.NDArray[np.float32]:
+        """The recording has ended: the frames (T, C) that were held back."""
 
 
 def from_transformers(

@@ -8,7 +8,7 @@ import soundfile
 from tone_language import ALPHABET, RATE, hush, say, tone_recognizer, words, write
 from typer.testing import CliRunner
 
-from ctcspeech.align.known_text import align_text, recording_emissions
+from ctcspeech.align.known_text import align_text
 from ctcspeech.align.split import SplitLimits, sentences, split_text, worst_window
 from ctcspeech.cli import app
 from ctcspeech.data.manifest import Utterance, read_manifest, write_manifest
@@ -36,8 +36,8 @@ def concatenated(texts, generator, pause=(0.3, 0.8), first=0.5):
 
 
 def emissions_of(path, recognizer=None, **options):
-    ((transcript, emissions),) = recording_emissions(
-        recognizer or tone_recognizer(), [path], **options
+    ((transcript, emissions),) = (recognizer or tone_recognizer()).recording_emissions(
+        [path], **options
     )
     assert transcript.error is None
     return transcript, emissions

@@ -44,6 +44,32 @@ def test_public_names_exist():
         assert getattr(ctcspeech, name) is not None
 
 
+def test_public_names_mean_one_thing_in_every_order_of_import():
+    # A submodule of a public name's own name would take its place once it is imported.
+    submodules = {path.stem for path in PACKAGE.glob("*.py")}
+    submodules |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert not submodules & set(ctcspeech.__all__)
+    # In a new process: each name before and after every module of the package, both ways round.
+    code = """
+import importlib, sys, types, ctcspeech
+names, modules = sys.argv[1].split(), sys.argv[2].split()
+first = {name: getattr(ctcspeech, name) for name in names}
+for order in (modules, modules[::-1]):
+    for module in order:
+        importlib.import_module(module)
+        for name in names:
+            again = getattr(ctcspeech, name)
+            assert again is first[name], (name, module)
+            assert not isinstance(again, types.ModuleType), (name, module)
+"""
+    names = [name for name in ctcspeech.__all__ if name != "__version__"]
+    listed = [name for name in modules() if not name.endswith("__main__")]
+    for order in (names, names[::-1]):
+        command = [sys.executable, "-c", code, " ".join(order), " ".join(listed)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 def module_name(path):
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -14,6 +14,7 @@ from ctcspeech.data.manifest import Utterance
 from ctcspeech.errors import AudioError, CheckpointError, DecoderError, FeatureError
 from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
 from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
+from ctcspeech.recognize.checkpoint import CheckpointEmitter
 from ctcspeech.recognize.recognizer import Recognizer
 from ctcspeech.recognize.recordings import Recording
 from ctcspeech.text.alphabet import Alphabet
@@ -41,6 +42,10 @@ def tiny_features(normalization="none"):
     return FeatureExtractor(FeatureConfig(sample_rate=RATE, normalization=normalization))
 
 
+def tiny_recognizer(features, **options):
+    return Recognizer(CheckpointEmitter(tiny_model(), features, ALPHABET), **options)
+
+
 def test_results_are_in_order_of_the_inputs(tmp_path, generator):
     texts, paths = [], []
     for k in range(25):
@@ -51,7 +56,7 @@ def test_results_are_in_order_of_the_inputs(tmp_path, generator):
     assert [result.name for result in results] == [str(path) for path in paths]
     assert [result.text for result in results] == texts
     assert all(result.error is None for result in results)
-    assert len(recognizer.model.batches) < len(paths)  # across files
+    assert len(recognizer.emitter.model.batches) < len(paths)  # across files
 
 
 @pytest.mark.parametrize("max_seconds", [4.0, 6.5, 12.0])
@@ -103,15 +108,11 @@ def test_emissions_do_not_depend_on_the_batch(generator):
         generator.standard_normal(int(n)).astype(np.float32) * 0.1
         for n in generator.integers(100, 30000, 15)
     ]
-    alone = Recognizer(tiny_model(), tiny_features("utterance"), ALPHABET, threads=1)
+    alone = tiny_recognizer(tiny_features("utterance"), threads=1)
     expected = [alone.emissions([item])[0] for item in samples]
     for threads, batch_seconds in [(1, 1000.0), (2, 5.0), (3, 0.1)]:
-        together = Recognizer(
-            tiny_model(),
-            tiny_features("utterance"),
-            ALPHABET,
-            threads=threads,
-            batch_seconds=batch_seconds,
+        together = tiny_recognizer(
+            tiny_features("utterance"), threads=threads, batch_seconds=batch_seconds
         )
         for item, wanted in zip(together.emissions(samples), expected, strict=True):
             assert item.dtype == np.float32
@@ -127,7 +128,7 @@ def test_threads_of_the_program_are_left_alone(generator):
     recognizer = tone_recognizer(threads=2)
     recognizer.emissions([say("abc", generator)] * 3)
     assert torch.get_num_threads() == before
-    inside = [recognizer._workers().submit(torch.get_num_threads) for _ in range(4)]
+    inside = [recognizer.workers.pool().submit(torch.get_num_threads) for _ in range(4)]
     assert {future.result() for future in inside} == {1}
 
 
@@ -167,7 +168,7 @@ def test_nan_of_the_model_is_an_error_of_that_recording(tmp_path, generator):
             return logits, lengths
 
     recognizer = tone_recognizer()
-    recognizer.model = Broken()
+    recognizer.emitter.model = Broken()
     long = write(tmp_path / "long.wav", say("abc " * 10, generator))
     short = write(tmp_path / "short.wav", say("abc", generator))
     bad, good = recognizer.transcribe([long, short])
@@ -203,7 +204,7 @@ def test_precomputed_features(tmp_path, generator):
         convolution="1d", channels=[8], time_width=[3], time_stride=[2], hidden=8, layers=1
     )
     model = build_model(model_config, 5, len(ALPHABET))
-    recognizer = Recognizer(model, FeatureExtractor(config), ALPHABET)
+    recognizer = Recognizer(CheckpointEmitter(model, FeatureExtractor(config), ALPHABET))
     assert recognizer.frame_shift_ms == pytest.approx(20.0)
     utterances = []
     for k, frames in enumerate([30, 4000, 77]):
@@ -228,7 +229,7 @@ def test_checkpoints_are_enough_alone(tmp_path, generator):
     features = tiny_features()
     save_checkpoint(tmp_path / "run" / "model", Checkpoint(tiny_model(), features, ALPHABET))
     samples = [generator.standard_normal(5000).astype(np.float32)]
-    (expected,) = Recognizer(tiny_model(), features, ALPHABET).emissions(samples)
+    (expected,) = tiny_recognizer(features).emissions(samples)
     for path in (tmp_path / "run", tmp_path / "run" / "model"):
         recognizer = Recognizer.from_checkpoint(path, threads=1)
         assert recognizer.sample_rate == RATE
@@ -241,7 +242,7 @@ def test_checkpoints_are_enough_alone(tmp_path, generator):
 
 def test_alphabets_without_space_join_without_one(tmp_path, generator):
     recognizer = tone_recognizer()
-    recognizer.alphabet = Alphabet(["<blank>", "你", "好", "b", "c", "d", "e"])
+    recognizer.emitter.alphabet = Alphabet(["<blank>", "你", "好", "b", "c", "d", "e"])
     samples = [say("a", generator), hush(0.6, generator)] * 12
     path = write(tmp_path / "long.wav", np.concatenate(samples))
     (result,) = recognizer.transcribe([path], max_seconds=4)
@@ -256,7 +257,7 @@ def test_stopping_early_leaves_nothing_running(tmp_path, generator):
     assert next(transcripts).text
     transcripts.close()
     done = threading.Event()
-    recognizer._workers().submit(done.set)
+    recognizer.workers.pool().submit(done.set)
     assert done.wait(5)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
 from ctcspeech.model.deepspeech import AcousticModel
+from ctcspeech.recognize.checkpoint import CheckpointEmitter
 from ctcspeech.recognize.recognizer import Recognizer
 from ctcspeech.text.alphabet import Alphabet
 
@@ -63,7 +64,8 @@ class ToneModel(AcousticModel):
 def tone_recognizer(subsampling=2, **options):
     config = FeatureConfig(kind="spectrogram", sample_rate=RATE, energy=False, normalization="none")
     features = FeatureExtractor(config)
-    return Recognizer(ToneModel(subsampling), features, ALPHABET, **options)
+    emitter = CheckpointEmitter(ToneModel(subsampling), features, ALPHABET)
+    return Recognizer(emitter, **options)
 
 
 def write(path, samples, rate=RATE):

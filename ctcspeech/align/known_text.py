@@ -1,14 +1,14 @@
 """When each word of a known text is spoken, in recordings of any length.
 
-recognizer = Recognizer.from_checkpoint("runs/english")
-for transcript, emissions in recording_emissions(recognizer, ["talk.flac"]):
+recognizer = Recognizer.load("runs/english")
+for transcript, emissions in recognizer.recording_emissions(["talk.flac"]):
     aligned = align_text(emissions, text, recognizer.alphabet, recognizer.normalizer)
     for word in aligned.words:
         print(word.start, word.end, word.text)
 """
 
 import unicodedata
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,11 +18,11 @@ from ctcspeech.decode.greedy import word_frames
 from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.emissions import Emissions
 from ctcspeech.errors import AlignmentError, AlphabetError
-from ctcspeech.recognize.recognizer import Passage, Recognizer, Source, Transcript
+from ctcspeech.recognize.transcript import Passage, Transcript
 from ctcspeech.text.alphabet import Alphabet
 from ctcspeech.text.normalize import Normalizer
 
-__all__ = ["AlignedText", "align_text", "recording_emissions"]
+__all__ = ["AlignedText", "align_text"]
 
 SKIPS = ("none", "ends", "lines")
 
@@ -225,69 +225,3 @@ def _explain(error: AlignmentError, labels: list[int], frames: int) -> str:
             "another recording's text, or too long for the model's frame rate"
         )
     return str(error).replace("targets[0]", "the text").replace("input_lengths[0]", "the recording")
-
-
-# -- emissions of whole recordings ------------------------------------------------------------
-
-
-@dataclass
-class _Kept(Hypothesis):
-    """Not decoded: the emissions themselves."""
-
-    emissions: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-
-
-class _Keeper:
-    """A "decoder" that hands on the emissions."""
-
-    def decode(self, emissions: list[np.ndarray]) -> list[list[Hypothesis]]:
-        return [[_Kept("", [], 0.0, 0.0, emissions=item)] for item in emissions]
-
-
-def recording_emissions(
-    recognizer: Recognizer,
-    sources: Iterable[Source],
-    *,
-    max_seconds: float = 30.0,
-    advance: Callable[[float], None] | None = None,
-) -> Generator[tuple[Transcript, Emissions], None, None]:
-    """The emissions of whole recordings, log-probabilities, in the order of the sources.
-
-    Long recordings are read as streams, cut and joined as in `Recognizer.transcribe`, whose
-    arguments these are. Yields a Transcript without text (name, duration, error) and Emissions,
-    of no frames where the recording could not be read.
-    """
-    shift = recognizer.frame_shift_ms
-    for transcript in recognizer.transcribe(
-        sources, _Keeper(), max_seconds=max_seconds, advance=advance
-    ):
-        parts = []
-        for passage in transcript.passages:
-            kept = passage.hypotheses[0]
-            assert isinstance(kept, _Kept)
-            parts.append((round(passage.start * 1000 / shift), kept.emissions))
-        transcript.passages = []
-        alphabet = recognizer.alphabet
-        scores = _joined(parts, len(alphabet))
-        yield transcript, Emissions(scores, alphabet.labels, alphabet.blank, shift)
-
-
-def _joined(parts: list[tuple[int, np.ndarray]], labels: int) -> np.ndarray:
-    """One (T, C) of parts with their first frames.
-
-    Windows at the edge of a part make it a frame or two longer or shorter than its place: it is cut
-    off, or its last frame, which lies in a pause, is repeated.
-    """
-    if not parts:
-        return np.zeros((0, labels), np.float32)
-    last_start, last = parts[-1]
-    whole = np.empty((last_start + len(last), labels), np.float32)
-    position = 0
-    for k, (start, part) in enumerate(parts):
-        end = parts[k + 1][0] if k + 1 < len(parts) else len(whole)
-        part = part[: end - start]
-        whole[start : start + len(part)] = part
-        position = start + len(part)
-        if position < end:  # the first frames of a recording are never missing
-            whole[position:end] = whole[position - 1] if position else np.float32(0)
-    return whole

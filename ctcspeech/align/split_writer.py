@@ -19,7 +19,7 @@ from ctcspeech.align.split import Piece, SplitLimits, split_text
 from ctcspeech.data.manifest import Utterance, write_manifest
 from ctcspeech.errors import AlignmentError
 from ctcspeech.files import atomic_write
-from ctcspeech.recognize.recognizer import Transcript
+from ctcspeech.recognize.transcript import Transcript
 
 __all__ = ["SplitWriter"]
 

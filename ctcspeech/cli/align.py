@@ -167,7 +167,7 @@ class _Task:
 
     def run(self, recognizer: "Recognizer", put: Any) -> None:
         """Calls put(transcript, aligned) for each recording that could be aligned."""
-        from ctcspeech.align.known_text import align_text, recording_emissions
+        from ctcspeech.align.known_text import align_text
         from ctcspeech.errors import CtcSpeechError
 
         with Progress("aligning", len(self.recordings), "recording") as progress:
@@ -188,8 +188,8 @@ class _Task:
                     else:
                         yield recording
 
-            results = recording_emissions(
-                recognizer, with_text(), advance=lambda seconds: progress.advance(0, seconds)
+            results = recognizer.recording_emissions(
+                with_text(), advance=lambda seconds: progress.advance(0, seconds)
             )
             with contextlib.closing(results):
                 for transcript, emissions in results:

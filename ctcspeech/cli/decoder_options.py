@@ -12,7 +12,8 @@ import typer
 
 if TYPE_CHECKING:
     from ctcspeech.decode.settings import DecoderSettings
-    from ctcspeech.recognize.recognizer import Decoder, Recognizer
+    from ctcspeech.recognize.recognizer import Recognizer
+    from ctcspeech.recognize.transcript import Decoder
 
 __all__ = [
     "DecoderName",
@@ -125,7 +126,7 @@ def load_recognizer(model: Path, device: str, threads: int | None) -> "Recognize
     except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
         reason = str(error).strip().split("\n")[0]
         raise typer.BadParameter(f"--device {device}: {reason}") from error
-    return Recognizer.from_checkpoint(model, device, threads)
+    return Recognizer.load(model, device, threads)
 
 
 def make_decoder(options: DecodingOptions, recognizer: "Recognizer") -> "Decoder":

@@ -21,7 +21,7 @@ from ctcspeech.progress import Progress
 
 if TYPE_CHECKING:
     from ctcspeech.evaluate.evaluate import Evaluation
-    from ctcspeech.recognize.recognizer import Decoder
+    from ctcspeech.recognize.transcript import Decoder
 
 __all__ = ["evaluate"]
 
@@ -70,7 +70,7 @@ def evaluate(
     from ctcspeech import __version__
     from ctcspeech.data.manifest import read_manifest
     from ctcspeech.evaluate.evaluate import evaluate as run
-    from ctcspeech.recognize.recognizer import Transcript, decoder_kind
+    from ctcspeech.recognize.transcript import Transcript, decoder_kind
 
     options = DecodingOptions(
         decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
@@ -122,7 +122,7 @@ def _calibrate(model: Path, decoder: "Decoder", evaluation: "Evaluation") -> str
     """Fits, keeps the fit with the model, and says what it changes."""
     from ctcspeech.decode.confidence import calibration_error, fit, save_calibration
     from ctcspeech.model.checkpoint import find_checkpoint
-    from ctcspeech.recognize.recognizer import decoder_kind
+    from ctcspeech.recognize.transcript import decoder_kind
 
     confidences, correct = evaluation.confidences
     if not confidences:

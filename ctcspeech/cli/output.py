@@ -16,8 +16,8 @@ from ctcspeech.files import atomic_write
 
 if TYPE_CHECKING:
     from ctcspeech.recognize.formats import SubtitleLimits
-    from ctcspeech.recognize.recognizer import Transcript
     from ctcspeech.recognize.recordings import Recording
+    from ctcspeech.recognize.transcript import Transcript
 
 __all__ = ["FORMAT_HELP", "Format", "make_writer", "open_output", "subtitle_limits"]
 

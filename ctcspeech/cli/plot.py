@@ -80,13 +80,13 @@ def _recording(
     path: Path, model: Path, device: str, text: str | None, start: float, end: float | None
 ) -> "Figure":
     from ctcspeech import audio
-    from ctcspeech.align.known_text import align_text, recording_emissions
+    from ctcspeech.align.known_text import align_text
     from ctcspeech.decode.hypothesis import Word
     from ctcspeech.errors import AudioError
     from ctcspeech.evaluate.plot import plot_recording, trellis
 
     recognizer = load_recognizer(model, device, None)
-    with contextlib.closing(recording_emissions(recognizer, [path])) as results:
+    with contextlib.closing(recognizer.recording_emissions([path])) as results:
         transcript, emissions = next(results)
     if transcript.error is not None:
         raise transcript.error
@@ -106,7 +106,7 @@ def _recording(
     elif len(emissions):
         ((hypothesis,),) = recognizer.greedy_decoder().decode([emissions.scores])
         words = hypothesis.words
-    rate = None if not recognizer.precomputed else recognizer.sample_rate
+    rate = None if recognizer.emitter.num_features is None else recognizer.sample_rate
     samples, rate = audio.load(path, rate, start, stop - start)
     return plot_recording(
         samples, rate, emissions, words, offset=start, trellis=states, title=path.name

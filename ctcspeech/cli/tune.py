@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from ctcspeech.data.manifest import Utterance
     from ctcspeech.decode.settings import DecoderSettings
     from ctcspeech.evaluate.tune import DevSet, Trial, Tuning
-    from ctcspeech.recognize.recognizer import Recognizer, Transcript
+    from ctcspeech.recognize.recognizer import Recognizer
+    from ctcspeech.recognize.transcript import Transcript
 
 __all__ = ["tune"]
 

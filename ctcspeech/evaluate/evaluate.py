@@ -1,6 +1,6 @@
 """Error rates of a recogniser on a manifest.
 
-evaluation = evaluate(Recognizer.from_checkpoint("runs/digits"), read_manifest("test.jsonl"))
+evaluation = evaluate(Recognizer.load("runs/digits"), read_manifest("test.jsonl"))
 print(evaluation.words.rate, evaluation.word_interval)
 """
 
@@ -13,7 +13,8 @@ from typing import Any
 from ctcspeech.data.manifest import Utterance
 from ctcspeech.decode.confidence import calibration_error, correct_words
 from ctcspeech.errors import AlphabetError, ManifestError
-from ctcspeech.recognize.recognizer import Decoder, Recognizer, Transcript
+from ctcspeech.recognize.recognizer import Recognizer
+from ctcspeech.recognize.transcript import Decoder, Transcript
 from ctcspeech.text.error_rates import (
     ErrorCounts,
     aligned_rows,

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from ctcspeech.data.manifest import Utterance
-from ctcspeech.decode.hypothesis import Hypothesis
 from ctcspeech.decode.settings import DecoderSettings
 from ctcspeech.errors import AlphabetError, DecoderError, ManifestError
 from ctcspeech.files import atomic_write
-from ctcspeech.recognize.recognizer import Decoder, Recognizer, Transcript
+from ctcspeech.recognize.recognizer import Recognizer
+from ctcspeech.recognize.transcript import Decoder, Transcript
 from ctcspeech.text.error_rates import ErrorCounts, character_errors, word_errors
 
 __all__ = ["RANGES", "DevSet", "Rates", "Trial", "Tuning", "require_optuna", "tune"]
@@ -80,23 +80,37 @@ class DevSet:
         """
         utterances = list(utterances)
         data = cls()
-        transcripts = recognizer.transcribe(utterances, _Keeper(data.emissions))
-        for utterance, transcript in zip(utterances, transcripts, strict=True):
-            data.separator = transcript.separator
-            try:
-                text = utterance.text
-                reference = text if recognizer.normalizer is None else recognizer.normalizer(text)
-            except AlphabetError as error:
-                transcript.error = transcript.error or error
-            if transcript.error is None:
-                passages = transcript.passages
-                data.utterances.append([passage.hypotheses[0].tokens[0] for passage in passages])
-                data.references.append(reference)
-            if done is not None:
-                done(transcript)
+        waiting = iter(utterances)
+        kept: dict[int, list[int]] = {}  # by id(transcript)
+        for portion in recognizer.stretches(utterances):
+            for transcript, stretch in portion.stretches:
+                kept.setdefault(id(transcript), []).append(len(data.emissions))
+                data.emissions.append(stretch.emissions)
+            for transcript in portion.ended:
+                data._add(next(waiting), transcript, kept.pop(id(transcript), []), recognizer)
+                if done is not None:
+                    done(transcript)
         if not any(reference.split() for reference in data.references):
             raise ManifestError("there is no utterance with words to tune on")
         return data
+
+    def _add(
+        self,
+        utterance: Utterance,
+        transcript: Transcript,
+        stretches: list[int],
+        recognizer: Recognizer,
+    ) -> None:
+        """An utterance whose emissions are all there."""
+        self.separator = transcript.separator
+        try:
+            text = utterance.text
+            reference = text if recognizer.normalizer is None else recognizer.normalizer(text)
+        except AlphabetError as error:
+            transcript.error = transcript.error or error
+        if transcript.error is None:
+            self.utterances.append(stretches)
+            self.references.append(reference)
 
     def __len__(self) -> int:
         return len(self.references)
@@ -122,19 +136,6 @@ class DevSet:
             found = Rates(word_errors(reference, text), character_errors(reference, text))
             self._known[index, text] = found
         return found
-
-
-class _Keeper:
-    """A decoder that keeps the emissions, and answers with the number under which they are kept."""
-
-    def __init__(self, emissions: list[np.ndarray]) -> None:
-        self.emissions = emissions
-
-    def decode(self, emissions: list[np.ndarray]) -> list[list[Hypothesis]]:
-        first = len(self.emissions)
-        self.emissions += emissions
-        numbers = range(first, len(self.emissions))
-        return [[Hypothesis(text="", tokens=[k], score=0.0, ctc_score=0.0)] for k in numbers]
 
 
 @dataclass

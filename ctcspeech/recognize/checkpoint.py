@@ -1,0 +1,89 @@
+"""A model trained here, computed by torch."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ctcspeech.audio.features import FeatureExtractor
+from ctcspeech.emissions import Emitter
+from ctcspeech.model.checkpoint import load_checkpoint
+from ctcspeech.model.deepspeech import AcousticModel
+from ctcspeech.text.alphabet import Alphabet
+
+__all__ = ["CheckpointEmitter"]
+
+
+class CheckpointEmitter(Emitter):
+    """A model with its features and alphabet. On a CPU each call uses one thread of torch's.
+
+    What it says of a recording depends neither on padding nor on the others of a batch.
+    """
+
+    def __init__(
+        self,
+        model: AcousticModel,
+        features: FeatureExtractor,
+        alphabet: Alphabet,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.features = features.to(self.device).eval()
+        self.alphabet = alphabet
+        config = features.config
+        self.sample_rate = config.sample_rate
+        self._shift_ms = config.shift_ms
+        self.frame_inputs = model.subsampling
+        if config.kind == "precomputed":
+            self.num_features = config.num_features
+        else:
+            self.frame_inputs *= config.shift
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: str | torch.device = "cpu"
+    ) -> "CheckpointEmitter":
+        """Of a run (its best checkpoint) or of a checkpoint folder. Raises CheckpointError."""
+        checkpoint = load_checkpoint(path)
+        return cls(checkpoint.model, checkpoint.features, checkpoint.alphabet, device)
+
+    @property
+    def input_rate(self) -> float:
+        if self.num_features is not None:
+            return 1000 / self._shift_ms
+        return float(self.sample_rate)
+
+    @property
+    def default_threads(self) -> int:
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    def prepare_threads(self, in_each: Callable[[Callable[[], None]], None]) -> None:
+        if self.device.type != "cpu":
+            return
+
+        def one_each() -> None:
+            torch.get_num_threads()  # a thread's first call takes the program's number
+            torch.set_num_threads(1)
+
+        before = torch.get_num_threads()
+        in_each(one_each)
+        torch.set_num_threads(before)  # of the other threads of the program
+
+    @torch.inference_mode()
+    def compute(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        lengths = torch.tensor([len(item) for item in inputs])
+        padded = torch.zeros(len(inputs), int(lengths.max()), *inputs[0].shape[1:])
+        for i, item in enumerate(inputs):
+            padded[i, : len(item)] = torch.from_numpy(np.ascontiguousarray(item, np.float32))
+        features, frames = self.features(padded.to(self.device), lengths.to(self.device))
+        results = [np.zeros((0, len(self.alphabet)), dtype=np.float32) for _ in inputs]
+        filled = torch.nonzero(frames > 0)[:, 0]
+        if not len(filled):
+            return results
+        logits, frames = self.model(features[filled], frames[filled])
+        log_probs = logits.float().log_softmax(-1).cpu().numpy()
+        for i, item, count in zip(filled.tolist(), log_probs, frames.tolist(), strict=True):
+            results[i] = item[:count].copy()
+        return results

@@ -1,0 +1,107 @@
+"""What was recognised in a recording: its text, passages between pauses, words with times."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from ctcspeech.decode.greedy import GreedyDecoder
+from ctcspeech.decode.hypothesis import Hypothesis, Word
+from ctcspeech.errors import CtcSpeechError
+from ctcspeech.recognize.recordings import Recording
+
+__all__ = ["Decoder", "Passage", "Transcript", "decoder_kind", "moved"]
+
+
+class Decoder(Protocol):
+    """What turns emissions into text: GreedyDecoder, BeamDecoder, or one of your own."""
+
+    def decode(self, emissions: list[np.ndarray]) -> list[list[Hypothesis]]:
+        """For each (T, C) of log-probabilities its hypotheses, best first, at least one. Word
+        times are seconds from the first frame."""
+        ...
+
+
+def decoder_kind(decoder: Decoder) -> str:
+    """By which the calibrations of confidences are told apart."""
+    return "greedy" if isinstance(decoder, GreedyDecoder) else "beam"
+
+
+@dataclass
+class Passage:
+    """What was recognised between two pauses. Times are seconds in the recording."""
+
+    start: float
+    end: float
+    hypotheses: list[Hypothesis]  # best first
+
+
+@dataclass
+class Transcript:
+    """What was recognised in one recording, or the error that kept it from being read."""
+
+    name: str
+    duration: float = 0.0  # seconds that were read
+    passages: list[Passage] = field(default_factory=list)
+    error: CtcSpeechError | None = None
+    recording: Recording | None = None
+    separator: str = " "  # between the texts of two passages
+
+    @property
+    def text(self) -> str:
+        texts = (passage.hypotheses[0].text for passage in self.passages)
+        return self.separator.join(text for text in texts if text)
+
+    @property
+    def words(self) -> list[Word]:
+        return [word for passage in self.passages for word in passage.hypotheses[0].words]
+
+    def to_dict(self, n_best: bool = False) -> dict[str, Any]:
+        """For JSON: audio_filepath, duration, text, and the words with their times.
+
+        n_best: all hypotheses of each passage, too, with their scores.
+        """
+        values: dict[str, Any] = {"audio_filepath": self.name}
+        if self.recording is not None and self.recording.utterance is not None:
+            utterance = self.recording.utterance
+            values["id"] = utterance.id
+            if utterance.offset:
+                values["offset"] = utterance.offset
+        values["duration"] = round(self.duration, 3)
+        values["text"] = self.text
+        values["words"] = [
+            {
+                "word": word.text,
+                "start": round(word.start, 3),
+                "end": round(word.end, 3),
+                "confidence": None if word.confidence is None else round(word.confidence, 4),
+            }
+            for word in self.words
+        ]
+        if n_best:
+            values["passages"] = [
+                {
+                    "start": round(passage.start, 3),
+                    "end": round(passage.end, 3),
+                    "hypotheses": [
+                        {
+                            "text": item.text,
+                            "score": round(item.score, 4),
+                            "ctc_score": round(item.ctc_score, 4),
+                            "lm_score": round(item.lm_score, 4),
+                        }
+                        for item in passage.hypotheses
+                    ],
+                }
+                for passage in self.passages
+            ]
+        return values
+
+
+def moved(hypothesis: Hypothesis, seconds: float) -> Hypothesis:
+    """The hypothesis with its words so much later."""
+    words = [
+        replace(word, start=word.start + seconds, end=word.end + seconds)
+        for word in hypothesis.words
+    ]
+    return replace(hypothesis, words=words)
