@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctcspeech import Alphabet, SpeechDataset, Utterance
-from ctcspeech.data.dataset import BatchLoader, DurationBatchSampler, Failure, collate
+from ctcspeech.data.batches import BatchLoader, DurationBatchSampler
+from ctcspeech.data.dataset import Failure, collate
 from ctcspeech.errors import TrainingError
 from ctcspeech.text.normalize import Normalizer
 

@@ -1,20 +1,13 @@
-"""From a manifest to batches for training.
+"""From a manifest to utterances for training, read, augmented and written in labels.
 
     dataset = SpeechDataset(read_manifest("train.jsonl"), alphabet, features_config, augmenter)
-    sampler = DurationBatchSampler(dataset.durations, max_seconds=120)
-    loader = BatchLoader(dataset, sampler, workers=2)
-    for epoch in range(epochs):
-        loader.set_epoch(epoch)
-        for batch in loader:
-            ...
+    item = dataset[0]
 
 What comes out depends on nothing but (seed, epoch): not on workers, not on what was read before.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,20 +15,16 @@ import torch
 
 from ctcspeech.data.inputs import read_audio, read_features
 from ctcspeech.data.manifest import Utterance
-from ctcspeech.errors import AlphabetError, AudioError, FeatureError, TrainingError
+from ctcspeech.errors import AlphabetError, AudioError, FeatureError
 from ctcspeech.text.alphabet import Alphabet
 
 __all__ = [
     "Batch",
-    "BatchLoader",
-    "DurationBatchSampler",
     "Failure",
     "Item",
     "SpeechDataset",
     "collate",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -229,192 +218,3 @@ def collate(items: Sequence[Item | Failure]) -> Batch:
         targets[i, : len(item.targets)] = item.targets
     utterances = [item.utterance for item in good]
     return Batch(inputs, input_lengths, targets, target_lengths, utterances, failures)
-
-
-class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
-    """Batches of utterances of like length, each as full as `max_seconds` allows.
-
-    The utterances are sorted by duration and cut into buckets, each of whole batches (two at
-    least) of utterances at most a quarter shorter than the bucket's longest, as far as there are
-    such. In an epoch each bucket is shuffled and dealt out to its batches, and the batches are
-    shuffled. A batch of N utterances, the longest of d seconds, keeps N * d <= max_seconds (what
-    the padded batch holds) and N <= max_utterances; an utterance longer than max_seconds is a batch
-    of its own. Every epoch has the same number of batches.
-
-    With `sorta_grad` epoch 0 goes from the shortest to the longest, unshuffled (Amodei et al. 2016,
-    section 3.3). With `shuffle=False` every epoch does.
-
-    With `world_size` processes, the one of `rank` gets every world_size-th batch, all get equally
-    many, and what they get at the same step is of like length. Each utterance is in one batch of
-    one rank; only where there are no more batches to split (each has one utterance) are some
-    repeated to make the counts equal.
-
-    The batches depend on (seed, epoch) alone: to go on in the middle of an epoch, skip those done
-    by `set_epoch(epoch, skip=done)`.
-    """
-
-    def __init__(
-        self,
-        durations: Sequence[float],
-        max_seconds: float,
-        *,
-        max_utterances: int | None = None,
-        shuffle: bool = True,
-        sorta_grad: bool = True,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.durations = np.asarray(durations, dtype=np.float64)
-        if self.durations.ndim != 1 or not np.all(self.durations > 0):
-            raise ValueError("durations must be a sequence of seconds, each above 0")
-        if not max_seconds > 0:
-            raise ValueError(f"max_seconds must be above 0, got {max_seconds}")
-        if max_utterances is not None and max_utterances < 1:
-            raise ValueError(f"max_utterances must be at least 1, got {max_utterances}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be at least 0 and below world_size {world_size}: {rank}")
-        self.max_seconds, self.max_utterances = max_seconds, max_utterances
-        self.shuffle, self.sorta_grad, self.seed = shuffle, sorta_grad, seed
-        self.rank, self.world_size = rank, world_size
-        self.epoch = self.skip = 0
-        self._order = np.argsort(self.durations, kind="stable")
-        self._buckets, sizes = self._make_buckets()
-        self._sizes = _split_evenly(sizes, world_size)
-
-    def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Which epoch comes next; `skip` leaves out this rank's first batches, once."""
-        self.epoch, self.skip = epoch, skip
-
-    def __len__(self) -> int:
-        """The batches of this rank in an epoch, the same in all (those skipped are counted)."""
-        return -(-len(self._sizes) // self.world_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = self.batches(self.epoch)
-        skip, self.skip = self.skip, 0
-        return iter(batches[skip:])
-
-    def batches(self, epoch: int) -> list[list[int]]:
-        """This rank's batches of an epoch: lists of indices into `durations`."""
-        shuffle = self.shuffle and not (self.sorta_grad and epoch == 0)
-        random = np.random.default_rng([self.seed, epoch])
-        order = self._order.copy()
-        if shuffle:
-            for start, end in self._buckets:
-                random.shuffle(order[start:end])
-        ends = np.cumsum(self._sizes)
-        batches = [order[e - size : e].tolist() for e, size in zip(ends, self._sizes, strict=True)]
-        # Steps: what the ranks do at the same time. The last may have to be filled up.
-        world = self.world_size
-        for i in range(-len(batches) % world if batches else 0):
-            batches.append(batches[i % len(self._sizes)])
-        steps = [batches[i : i + world] for i in range(0, len(batches), world)]
-        if shuffle:
-            steps = [steps[i] for i in random.permutation(len(steps))]
-        return [step[self.rank] for step in steps]
-
-    def _per_batch(self, longest: float) -> int:
-        """How many utterances go into a batch when the longest of them has that many seconds."""
-        count = max(1, int(self.max_seconds / longest + 1e-9))
-        return count if self.max_utterances is None else min(count, self.max_utterances)
-
-    def _make_buckets(self) -> tuple[list[tuple[int, int]], list[int]]:
-        """Ranges of the sorted order, and the sizes of the batches in them, both ascending.
-
-        Made from the longest downwards, so that all batches are full but that of the shortest.
-        The sizes hold for every epoch: a batch fits whichever of its bucket's utterances it gets.
-        """
-        buckets: list[tuple[int, int]] = []
-        sizes: list[int] = []
-        durations = self.durations[self._order]
-        end = len(durations)
-        while end:
-            longest = durations[end - 1]
-            size = self._per_batch(longest)
-            alike = end - int(np.searchsorted(durations[:end], 0.8 * longest))
-            count = min(max(2, alike // size) * size, end)
-            buckets.append((end - count, end))
-            sizes += [size] * (count // size) + [count % size] * (count % size > 0)
-            end -= count
-        return buckets[::-1], sizes[::-1]
-
-
-def _split_evenly(sizes: list[int], world_size: int) -> list[int]:
-    """Splits the largest batches until their number is a multiple of world_size, if that can be."""
-    sizes = list(sizes)
-    while len(sizes) % world_size:
-        largest = int(np.argmax(sizes))
-        if sizes[largest] == 1:
-            break
-        half = sizes[largest] // 2
-        sizes[largest : largest + 1] = [sizes[largest] - half, half]
-    return sizes
-
-
-class BatchLoader:
-    """Batches of a dataset, read ahead by `workers` processes (0: read when asked for).
-
-    An utterance that cannot be read is reported once, by `report` (default: a warning in the log),
-    left out and kept in `failures`, by id. A batch of which nothing is left is passed over; where
-    several processes train together that is a TrainingError, because the others would wait.
-
-    `position` counts the batches done in this epoch, those passed over too: it is what
-    `set_epoch(epoch, skip=position)` needs to go on there.
-    """
-
-    def __init__(
-        self,
-        dataset: SpeechDataset,
-        sampler: DurationBatchSampler,
-        workers: int = 0,
-        *,
-        report: Callable[[str], None] | None = None,
-        pin_memory: bool = False,
-    ) -> None:
-        self.dataset, self.sampler = dataset, sampler
-        self.report = report or logger.warning
-        self.failures: dict[str, str] = {}
-        self.position = 0
-        self._loader = torch.utils.data.DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-        )
-
-    def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Sets the epoch of sampler and augmentation; the first `skip` batches are left out."""
-        self.dataset.set_epoch(epoch)
-        self.sampler.set_epoch(epoch, skip)
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[Batch]:
-        self.position = self.sampler.skip
-        for batch in self._loader:
-            self.position += 1
-            for failure in batch.failures:
-                self._note(failure)
-            if len(batch):
-                yield batch
-            elif self.sampler.world_size > 1:
-                raise TrainingError(
-                    "nothing in a batch could be read, and the other processes wait for it; "
-                    "clean the manifest with `ctcspeech data check`: "
-                    + "; ".join(failure.reason for failure in batch.failures)
-                )
-
-    def _note(self, failure: Failure) -> None:
-        key = f"{failure.utterance.path}@{failure.utterance.offset:g}"
-        if key not in self.failures:
-            self.failures[key] = failure.reason
-            self.report(f"left out {_name(failure.utterance)}: {failure.reason}")
-
-
-def _name(utterance: Utterance) -> str:
-    path: Path = utterance.path
-    return f"{path} at {utterance.offset:g} s" if utterance.offset else str(path)

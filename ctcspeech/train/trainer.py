@@ -30,7 +30,8 @@ from torch import Tensor
 
 from ctcspeech import cuda_built
 from ctcspeech.ctc.loss import ctc_loss, infeasible
-from ctcspeech.data.dataset import Batch, BatchLoader, DurationBatchSampler
+from ctcspeech.data.batches import BatchLoader, DurationBatchSampler
+from ctcspeech.data.dataset import Batch
 from ctcspeech.errors import CheckpointError, ConfigError, TrainingError
 from ctcspeech.files import atomic_write
 from ctcspeech.model.checkpoint import (

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ctcspeech.ctc.loss import ctc_loss
-from ctcspeech.data.dataset import Batch, DurationBatchSampler, SpeechDataset, collate
+from ctcspeech.data.batches import DurationBatchSampler
+from ctcspeech.data.dataset import Batch, SpeechDataset, collate
 from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
 from ctcspeech.text.error_rates import ErrorCounts, character_errors, word_errors
 
