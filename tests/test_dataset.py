@@ -93,7 +93,27 @@ def test_depends_on_seed_and_epoch_alone(durations, options, epoch, skip):
     whole = list(first)
     second.set_epoch(epoch, skip=skip)
     assert list(second) == whole[skip:]
-    assert list(second) == whole  # the skip was for once
+    assert list(second) == whole[skip:]  # whoever asks twice, as torch's DataLoader does
+    second.set_epoch(epoch)
+    assert list(second) == whole
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_the_place_in_an_epoch_with_workers(workers, persistent):
+    """What torch's DataLoader gives from a place on: nothing twice, nothing left out."""
+    sampler = DurationBatchSampler(np.linspace(1, 3, 40), 9.0, sorta_grad=False)
+    loader = torch.utils.data.DataLoader(
+        range(40),
+        batch_sampler=sampler,
+        num_workers=workers,
+        persistent_workers=persistent and workers > 0,
+        collate_fn=list,
+    )
+    for epoch, skip in [(0, 3), (1, 0), (1, len(sampler) - 1), (2, 5), (3, len(sampler))]:
+        sampler.set_epoch(epoch, skip)
+        assert list(loader) == sampler.batches(epoch)[skip:]
 
 
 def test_epochs_differ_and_sortagrad_ascends():

@@ -151,10 +151,13 @@ def assert_same_run(one, other):
     assert a["step"] == b["step"] and a["best"] == b["best"]
 
 
-@pytest.mark.parametrize("stops", [[2], [5, 6, 11]])
-def test_a_stopped_run_goes_on_exactly(corpus, tmp_path, monkeypatch, stops):
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on one core
+@pytest.mark.parametrize(
+    ("stops", "workers"), [([2], 0), ([5, 6, 11], 0), ([2, 7], 1), ([3, 11], 2)]
+)
+def test_a_stopped_run_goes_on_exactly(corpus, tmp_path, monkeypatch, stops, workers):
     """Stopped by a signal after some steps, in mid-epoch: same weights, bit for bit, same log."""
-    config = configured(corpus, "train.epochs=3")
+    config = configured(corpus, "train.epochs=3", f"data.workers={workers}")
     train(config, tmp_path / "whole", report=silent)
     steps = len(metrics(tmp_path / "whole", "step"))
     assert steps > 11 and steps % 3 == 0

@@ -45,7 +45,9 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
     repeated to make the counts equal.
 
     The batches depend on (seed, epoch) alone: to go on in the middle of an epoch, skip those done
-    by `set_epoch(epoch, skip=done)`.
+    by `set_epoch(epoch, skip=done)`. Where to begin is part of what is iterated over, not of what
+    an iterator uses up: every `iter` until the next `set_epoch` begins there. (A DataLoader with
+    workers asks for two and takes the second.) No skipped batch is made.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
         self._order = np.argsort(self.durations, kind="stable")
         self._buckets, sizes = self._make_buckets()
         self._sizes = _split_evenly(sizes, world_size)
+        self._ends = np.cumsum(self._sizes)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Which epoch comes next; `skip` leaves out this rank's first batches, once."""
+        """Which epoch is iterated over, without this rank's first `skip` batches."""
         self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
@@ -86,28 +89,27 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
         return -(-len(self._sizes) // self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        batches = self.batches(self.epoch)
-        skip, self.skip = self.skip, 0
-        return iter(batches[skip:])
+        return self._iterate(self.epoch, self.skip)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """This rank's batches of an epoch: lists of indices into `durations`."""
+        return list(self._iterate(epoch, 0))
+
+    def _iterate(self, epoch: int, skip: int) -> Iterator[list[int]]:
         shuffle = self.shuffle and not (self.sorta_grad and epoch == 0)
         random = np.random.default_rng([self.seed, epoch])
         order = self._order.copy()
         if shuffle:
             for start, end in self._buckets:
                 random.shuffle(order[start:end])
-        ends = np.cumsum(self._sizes)
-        batches = [order[e - size : e].tolist() for e, size in zip(ends, self._sizes, strict=True)]
         # Steps: what the ranks do at the same time. The last may have to be filled up.
-        world = self.world_size
-        for i in range(-len(batches) % world if batches else 0):
-            batches.append(batches[i % len(self._sizes)])
-        steps = [batches[i : i + world] for i in range(0, len(batches), world)]
+        steps = np.arange(len(self))
         if shuffle:
-            steps = [steps[i] for i in random.permutation(len(steps))]
-        return [step[self.rank] for step in steps]
+            steps = random.permutation(steps)
+        for step in steps[skip:].tolist():
+            batch = (step * self.world_size + self.rank) % len(self._ends)
+            end = int(self._ends[batch])
+            yield order[end - self._sizes[batch] : end].tolist()
 
     def _per_batch(self, longest: float) -> int:
         """How many utterances go into a batch when the longest of them has that many seconds."""
