@@ -11,6 +11,7 @@ those flags and only entered after a check at run time; everything else is basel
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -74,6 +75,20 @@ def cuda_architectures(nvcc: str) -> list[int]:
     return chosen
 
 
+def is_stale(source: Path, target: Path) -> bool:
+    """Whether the source, or what it included when last compiled, is newer than the target."""
+    listing = target.with_suffix(".d")  # of the compiler's: "target.o: source header header"
+    if not target.exists():
+        return True
+    if listing.exists():
+        names = listing.read_text().replace("\\\n", " ").split(":", 1)[1]
+        read = [Path(n.replace("\\ ", " ")) for n in re.split(r"(?<!\\)\s+", names.strip())]
+    else:
+        read = [*CSRC.rglob("*.h")]
+    made = target.stat().st_mtime
+    return any(not path.exists() or path.stat().st_mtime > made for path in (source, *read))
+
+
 class BuildCore(build_ext):
     """Compiles each file with the flags its name asks for, several at a time, only if changed."""
 
@@ -87,8 +102,6 @@ class BuildCore(build_ext):
         self.include += ext.include_dirs
         temp = Path(self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
-        newest_header = max(p.stat().st_mtime for p in (*CSRC.rglob("*.h"), ROOT / "setup.py"))
-
         cuda_sources = sorted(CSRC.rglob("*.cu"))
         nvcc = nvcc_or_none() if cuda_sources else None
         self.architectures = cuda_architectures(nvcc) if nvcc else []
@@ -98,19 +111,13 @@ class BuildCore(build_ext):
             self.defines = ["-DCTCSPEECH_CUDA=1", f'-DCTCSPEECH_CUDA_ARCHITECTURES="{names}"']
         stamp = temp / "flags.txt"  # a changed choice of CUDA recompiles everything
         flags = repr((self.defines, nvcc, nanobind.__version__))
-        if not stamp.exists() or stamp.read_text() != flags:
-            newest_header = float("inf")
+        anew = not stamp.exists() or stamp.read_text() != flags
 
         jobs = [(self.nanobind_source, temp / "nanobind.o")]
         if nvcc:  # first, as what takes longest
             jobs = [(s, temp / (s.stem + ".cu.o")) for s in cuda_sources] + jobs
         jobs += [(Path(s), temp / (s.replace("/", "-") + ".o")) for s in ext.sources]
-        stale = [
-            (source, target)
-            for source, target in jobs
-            if not target.exists()
-            or target.stat().st_mtime < max(source.stat().st_mtime, newest_header)
-        ]
+        stale = [job for job in jobs if anew or is_stale(*job)]
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for _ in pool.map(lambda job: self.compile_one(nvcc, *job), stale):
                 pass
@@ -159,6 +166,7 @@ class BuildCore(build_ext):
                 command += ["-fno-strict-aliasing", "-DNB_COMPACT_ASSERTIONS"]
             elif os.environ.get("CTCSPEECH_WERROR"):
                 command += ["-Wall", "-Wextra", "-Werror"]
+        command += ["-MMD", "-MF", str(target.with_suffix(".d"))]  # what it includes, for is_stale
         command += [*self.defines, *include, "-c", str(source), "-o", str(target)]
         print(" ".join(command), flush=True)
         try:
