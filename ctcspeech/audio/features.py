@@ -389,6 +389,10 @@ class FeatureExtractor(nn.Module):
                     torch.log(self._powers(frames[i, block]), out=result[i, block])
             return result
 
+    def static_frames(self, samples: Tensor) -> Tensor:
+        """(N, S) to all frames (N, T, F), without deltas, not normalised: batches of streams."""
+        return torch.log(self._powers(samples.unfold(-1, self.config.window, self.config.shift)))
+
     def _powers(self, frames: Tensor) -> Tensor:
         """Frames (..., T, W) of samples to what the logarithm is taken of, (..., T, F)."""
         spectrum = torch.fft.rfft(frames * self.window, self.fft_points)

@@ -1,0 +1,1 @@
+"""Speech as it comes: a recogniser of streams."""

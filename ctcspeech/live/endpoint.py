@@ -1,0 +1,102 @@
+"""Where an utterance ends: Kaldi's rules, silence told by the blank.
+
+An endpoint comes where any rule holds (online2/online-endpoint.h of Kaldi; the values are those of
+sherpa-onnx):
+
+1. silence for so long, even if nothing was said;
+2. silence for so long after something was said;
+3. an utterance of such a length: then it ends at the next end of a word.
+
+A frame is silent when the blank, and the separator of words, have a probability above a threshold.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ctcspeech.text.alphabet import Alphabet
+
+__all__ = ["Endpointing", "EndpointDetector"]
+
+_SURE = 1.5  # times the longest utterance after which any silent frame ends it
+
+
+@dataclass(frozen=True)
+class Endpointing:
+    """Seconds of the three rules; math.inf switches one off."""
+
+    silence_alone: float = 2.4
+    silence_after_speech: float = 1.2
+    longest_utterance: float = 20.0
+    blank_threshold: float = 0.8  # probability above which a frame is silent
+
+    def __post_init__(self) -> None:
+        for name in ("silence_alone", "silence_after_speech", "longest_utterance"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0 seconds, got {getattr(self, name)}")
+        if not 0 < self.blank_threshold < 1:
+            raise ValueError(
+                f"blank_threshold must be a probability between 0 and 1, got {self.blank_threshold}"
+            )
+
+    @classmethod
+    def off(cls) -> "Endpointing":
+        """No endpoints: utterances end where the caller says so."""
+        return cls(math.inf, math.inf, math.inf)
+
+
+class EndpointDetector:
+    """Follows the frames of one utterance after another."""
+
+    def __init__(self, rules: Endpointing, alphabet: Alphabet, frame_seconds: float) -> None:
+        self.rules, self.frame_seconds = rules, frame_seconds
+        self._silent = [alphabet.blank]
+        if alphabet.space is not None:
+            self._silent.append(alphabet.space)
+        # Labels that show that the word before them is complete.
+        self._borders = {
+            i
+            for i, label in enumerate(alphabet.labels)
+            if i == alphabet.space or (alphabet.kind == "sentencepiece" and label.startswith("▁"))
+        }
+        self.reset()
+
+    def reset(self) -> None:
+        """Another utterance begins."""
+        self.frames = self.trailing = 0  # frames of the utterance, and silent ones at its end
+        self.spoken = False
+        self._label = -1  # the likeliest of the last frame
+
+    @property
+    def silence(self) -> float:
+        """Seconds of silence at the end so far."""
+        return self.trailing * self.frame_seconds
+
+    def accept(self, log_probs: np.ndarray) -> tuple[int, str] | None:
+        """The next frames (T, C). Where an endpoint is among them: how many of them come before it,
+        and its rule, "silence" or "length". What follows an endpoint has not been looked at."""
+        silence = np.exp(log_probs[:, self._silent]).sum(1) > self.rules.blank_threshold  # (T,)
+        labels = log_probs.argmax(1).tolist()
+        for t, (silent, label) in enumerate(zip(silence.tolist(), labels, strict=True)):
+            if self._full(label, silent):
+                return t, "length"
+            self._label = label
+            self.frames += 1
+            self.trailing = self.trailing + 1 if silent else 0
+            self.spoken = self.spoken or not silent
+            rules = self.rules
+            enough = rules.silence_after_speech if self.spoken else rules.silence_alone
+            # Rounded: 0.6 s are 15 frames of 0.04 s.
+            if self.trailing >= min(enough, rules.silence_alone) / self.frame_seconds - 1e-6:
+                return t + 1, "silence"
+        return None
+
+    def _full(self, label: int, silent: bool) -> bool:
+        """Whether the utterance is long enough to end before a frame of this likeliest label."""
+        seconds = self.frames * self.frame_seconds
+        if seconds < self.rules.longest_utterance:
+            return False
+        if label in self._borders and label != self._label:
+            return True
+        return silent and (not self._borders or seconds >= _SURE * self.rules.longest_utterance)
