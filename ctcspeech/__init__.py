@@ -39,6 +39,7 @@ _PUBLIC = {
     "RunConfig": "train.config",
     "SpeechDataset": "data.dataset",
     "StreamingFeatures": "audio.features",
+    "StreamingRecognizer": "live.recognizer",
     "Transcript": "recognize.transcript",
     "Utterance": "data.manifest",
     "Word": "decode.hypothesis",

@@ -20,17 +20,15 @@ from ctcspeech.emissions import Emitter
 
 __all__ = ["Source", "SourceStream"]
 
-Samples = np.ndarray
-
 
 class SourceStream(ABC):
     """One recording under way. Its samples are float32 (S,) at the source's rate."""
 
     def __init__(self) -> None:
-        self.buffer = np.zeros(0, np.float32)  # samples that are still needed
+        self.buffer: np.ndarray = np.zeros(0, np.float32)  # samples that are still needed
         self.ended = False
 
-    def push(self, samples: Samples) -> None:
+    def push(self, samples: np.ndarray) -> None:
         """The next samples; nothing is computed yet."""
         if self.ended:
             raise ValueError("push must not follow end; open another stream")

@@ -43,7 +43,9 @@ class WindowStream(SourceStream):
         self.source = source
         self.first = 0  # frame at which the buffer begins
         self.chunk = 0  # frame at which the next window's chunk begins
-        self.kept = np.zeros((0, len(source.emitter.alphabet)), np.float32)  # not yet given out
+        self.kept: np.ndarray = np.zeros(
+            (0, len(source.emitter.alphabet)), np.float32
+        )  # not yet given out
         self.done = False
 
     @property

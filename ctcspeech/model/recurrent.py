@@ -51,13 +51,13 @@ class RecurrentLayer(nn.Module):
             output = output[:, : self.hidden] + output[:, self.hidden :]
         return packed._replace(data=output)
 
-    def _weights(self, suffix: str) -> list[Tensor]:
+    def weights(self, suffix: str) -> list[Tensor]:
         """W, U and the two biases of the forward ("") or backward ("_reverse") direction."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return [getattr(self.cell, f"{name}_l0{suffix}") for name in names]
 
     def _gru(self, packed: PackedSequence) -> Tensor:
-        parts = [self._weights(suffix) for suffix in ("", "_reverse")[: 1 + self.bidirectional]]
+        parts = [self.weights(suffix) for suffix in ("", "_reverse")[: 1 + self.bidirectional]]
         weight, recurrent, bias, more = (torch.stack(column) for column in zip(*parts, strict=True))
         # torch's second bias is added to the first, but for the candidate, where r comes between.
         gates = 2 * self.hidden
@@ -71,7 +71,7 @@ class RecurrentLayer(nn.Module):
         sizes = packed.batch_sizes.tolist()
         outputs = []
         for suffix in ("", "_reverse")[: 1 + self.bidirectional]:
-            weight, recurrent, bias, more = self._weights(suffix)
+            weight, recurrent, bias, more = self.weights(suffix)
             inputs = nn.functional.linear(packed.data, weight, bias + more)
             outputs.append(ClippedRecurrence.apply(inputs, recurrent, sizes, self.clip, suffix))
         return torch.cat(outputs, dim=1)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import hardtanh
 
 from ctcspeech.model.deepspeech import AcousticModel, ConvolutionLayer, DeepSpeech2
+from ctcspeech.model.recurrent import RecurrentLayer
 
 __all__ = ["StreamingModel", "streams_by_state"]
 
@@ -142,6 +143,7 @@ class StreamingModel(nn.Module):
         inside = self._inside(self.late[-1], hidden.shape[1], place, length)  # (N, T)
         for norm, layer in zip(self.model.norms, self.model.recurrent, strict=True):
             hidden = self._normalised(norm, hidden)
+            assert isinstance(layer, RecurrentLayer)
             hidden = self._recur(layer, hidden, inside, caches, new)
         if self.row_late is not None:
             assert self.model.row is not None
@@ -199,11 +201,13 @@ class StreamingModel(nn.Module):
 
     @staticmethod
     def _normalised(norm: nn.Module, hidden: Tensor) -> Tensor:
-        return norm(hidden.transpose(1, 2)).transpose(1, 2) if _is_norm(norm) else hidden
+        if not isinstance(norm, nn.BatchNorm1d):
+            return hidden
+        return norm(hidden.transpose(1, 2)).transpose(1, 2)
 
     def _recur(
         self,
-        layer: nn.Module,
+        layer: RecurrentLayer,
         inputs: Tensor,
         inside: Tensor,
         caches: list[Tensor],
@@ -214,7 +218,7 @@ class StreamingModel(nn.Module):
         Frames before a stream's beginning leave its state at 0. What follows its end need not: the
         row convolution is given zeros in its place.
         """
-        early = int((inside[:, 0] == 0).any()) and bool((inside == 0).any())
+        early = bool((inside[:, 0] == 0).any())
         kinds = 2 if self.model.config.recurrent == "lstm" else 1
         state = tuple(caches.pop(0) for _ in range(kinds))  # (N, H) each
         if not early:
@@ -230,16 +234,11 @@ class StreamingModel(nn.Module):
         return outputs
 
 
-def _is_norm(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.BatchNorm1d)
-
-
 def _run(
-    layer: nn.Module, inputs: Tensor, state: tuple[Tensor, ...]
+    layer: RecurrentLayer, inputs: Tensor, state: tuple[Tensor, ...]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """(N, T, I) through a forward recurrent layer: outputs (N, T, H) and the state after them."""
     cell = layer.cell
-    assert isinstance(cell, nn.RNNBase)
     steps = inputs.transpose(0, 1)  # (T, N, I)
     if isinstance(cell, nn.LSTM):
         outputs, (hidden, memory) = cell(steps, (state[0][None], state[1][None]))
@@ -248,9 +247,10 @@ def _run(
         outputs, hidden = cell(steps, state[0][None])
         return outputs.transpose(0, 1), (hidden[0],)
     now, clip = state[0], layer.clip
-    rows = nn.functional.linear(steps, cell.weight_ih_l0, cell.bias_ih_l0 + cell.bias_hh_l0)
+    weight, recurrent, bias, more = layer.weights("")
+    rows = nn.functional.linear(steps, weight, bias + more)
     frames = []
     for row in rows:
-        now = torch.clamp(row + nn.functional.linear(now, cell.weight_hh_l0), 0.0, clip)
+        now = torch.clamp(row + nn.functional.linear(now, recurrent), 0.0, clip)
         frames.append(now)
     return torch.stack(frames, 1), (now,)
