@@ -29,7 +29,7 @@ _PUBLIC = {
     "Emitter": "emissions",
     "DecoderSettings": "decode.settings",
     "ErrorCounts": "text.error_rates",
-    "FeatureConfig": "audio.features",
+    "FeatureConfig": "audio.feature_config",
     "FeatureExtractor": "audio.features",
     "FeatureStatistics": "audio.features",
     "GreedyDecoder": "decode.greedy",

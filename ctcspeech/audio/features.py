@@ -1,37 +1,25 @@
-"""Acoustic features: log filter banks and energy (Deep Speech), mel filter banks, log spectrogram.
+"""Features by torch: of batches on any device, with gradients, of streams; and their statistics.
 
-The front end of Deep Speech (Hannun et al. 2014, section 5): 80 linearly spaced log filter banks
-and an energy term over windows of 20 ms, one every 10 ms. Exactly:
-
-1. Frame t is the W = window samples from t * shift on. Nothing is padded or mirrored at the ends,
-   so S samples have 1 + floor((S - W) / shift) frames, none if S < W, and frame t is known as soon
-   as its last sample is.
-2. Power spectrum: P[k] = |sum_n w[n] x[n] exp(-2 pi i k n / D)|^2 for k = 0 .. D/2 with the
-   periodic Hann window w[n] = 0.5 - 0.5 cos(2 pi n / W). D is W itself, 160 or 320 points at 8 or
-   16 kHz, which costs less than the next power of two, or, where some filter would then fall
-   between two frequencies, the smallest 2^i W for which none does.
-3. B triangular filters between the B + 2 points that divide low_frequency .. high_frequency evenly,
-   in Hz or in mel (2595 log10(1 + f / 700)): filter b rises from 0 at point b to 1 at point b + 1
-   and falls to 0 at point b + 2, so each reaches over half of both neighbours. It is applied to
-   the power. kind "spectrogram" has no filters.
-4. Natural logarithm, ln(value + floor). The default floor, 1e-7, is about what white noise of one
-   16-bit step puts into a frequency: digital silence looks like a very quiet room.
-5. Energy, the last feature: ln(sum_n x[n]^2 + floor) over the frame without its window.
-6. Deltas and accelerations, if wanted, by regression over two frames on either side (the formula
-   of the HTK book: sum_n n (c[t+n] - c[t-n]) / 10, n = 1, 2), end frames repeated.
-7. Normalisation to mean 0 and deviation 1 of each feature: by the statistics of a corpus (nothing
-   of the recording itself enters, so that a stream has the same features), or of the utterance.
+What they are, step by step, stands in `audio.feature_config`; `audio.numpy_features` computes the
+same without torch.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from ctcspeech.audio.feature_config import (
+    DELTA_REACH,
+    FeatureConfig,
+    analysis_window,
+    filter_weights,
+    first_sample,
+    num_frames,
+    num_static,
+)
 from ctcspeech.audio.feature_files import load_features
 from ctcspeech.errors import FeatureError
 
@@ -46,127 +34,12 @@ __all__ = [
     "num_frames",
 ]
 
-_DELTA_REACH = 2  # frames on either side of a delta
 _BLOCK = 1024  # frames at a time on a CPU: what they need stays in its caches
 
 
-class FeatureConfig(BaseModel):
-    """How features are computed. See the head of `ctcspeech.features` for each step exactly.
-
-    `num_features` is for precomputed features alone: the width of a frame in the file, without
-    deltas. `high_frequency` None is half the sample rate, `fft_size` None chooses as step 2 says.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    kind: Literal["filterbank", "mel", "spectrogram", "precomputed"] = "filterbank"
-    sample_rate: int = Field(16000, ge=1000)
-    num_bins: int = Field(80, ge=1, le=1024)
-    energy: bool = True
-    window_ms: float = Field(20.0, gt=0)
-    shift_ms: float = Field(10.0, gt=0)
-    low_frequency: float = Field(0.0, ge=0)
-    high_frequency: float | None = None
-    fft_size: int | None = None
-    floor: float = Field(1e-7, gt=0)
-    deltas: Literal[0, 1, 2] = 0
-    normalization: Literal["corpus", "utterance", "none"] = "corpus"
-    num_features: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "FeatureConfig":
-        if self.kind == "precomputed":
-            if self.num_features is None:
-                raise ValueError("num_features must be given for precomputed features")
-            return self
-        if self.num_features is not None:
-            raise ValueError("num_features is for precomputed features; give num_bins instead")
-        if not 1 <= self.shift <= self.window:
-            raise ValueError(
-                "shift_ms must hold at least one sample and not exceed window_ms, got "
-                f"{self.shift_ms:g} of {self.window_ms:g} ms"
-            )
-        if self.fft_size is not None and self.fft_size < self.window:
-            raise ValueError(
-                f"fft_size must be at least the window of {self.window} samples, "
-                f"got {self.fft_size}"
-            )
-        if not self.low_frequency < self.top_frequency <= self.sample_rate / 2:
-            raise ValueError(
-                "low_frequency must be below high_frequency, and that at most half the sample "
-                f"rate ({self.sample_rate / 2:g} Hz); got {self.low_frequency:g} and "
-                f"{self.top_frequency:g}"
-            )
-        self.fft_points  # noqa: B018  (raises where a filter would be empty)
-        return self
-
-    @property
-    def window(self) -> int:
-        """Samples in a frame."""
-        return round(self.window_ms * self.sample_rate / 1000)
-
-    @property
-    def shift(self) -> int:
-        """Samples from one frame to the next."""
-        return round(self.shift_ms * self.sample_rate / 1000)
-
-    @property
-    def top_frequency(self) -> float:
-        """The upper end of the filters, Hz."""
-        return self.sample_rate / 2 if self.high_frequency is None else self.high_frequency
-
-    @property
-    def fft_points(self) -> int:
-        """D of the discrete Fourier transform."""
-        if self.kind == "spectrogram":
-            return self.fft_size or self.window
-        if self.fft_size is not None:
-            if not _every_filter_counts(self, self.fft_size):
-                raise ValueError(
-                    f"fft_size = {self.fft_size} leaves filters without a frequency; "
-                    "give a larger fft_size or a smaller num_bins"
-                )
-            return self.fft_size
-        for doublings in range(6):
-            if _every_filter_counts(self, self.window << doublings):
-                return self.window << doublings
-        raise ValueError(
-            f"num_bins = {self.num_bins} is too many for a window of {self.window} samples"
-        )
-
-
-def num_frames(num_samples: int, config: FeatureConfig) -> int:
-    """Frames of a recording of `num_samples` samples at `config.sample_rate`.
-
-    Raises:
-        ValueError: for precomputed features, which have no samples.
-    """
-    if config.kind == "precomputed":
-        raise ValueError("config must not be of kind 'precomputed', which has no samples")
-    return max(0, (num_samples - config.window) // config.shift + 1)
-
-
 def filter_bank(config: FeatureConfig, fft_points: int) -> Tensor:
-    """The triangular filters of step 3, float64 (fft_points // 2 + 1, num_bins)."""
-    points = np.linspace(
-        _scale(config.low_frequency, config.kind),
-        _scale(config.top_frequency, config.kind),
-        config.num_bins + 2,
-    )
-    if config.kind == "mel":
-        points = 700.0 * (10.0 ** (points / 2595.0) - 1.0)
-    frequencies = np.arange(fft_points // 2 + 1)[:, None] * (config.sample_rate / fft_points)
-    rising = (frequencies - points[:-2]) / (points[1:-1] - points[:-2])
-    falling = (points[2:] - frequencies) / (points[2:] - points[1:-1])
-    return torch.from_numpy(np.maximum(0.0, np.minimum(rising, falling)))
-
-
-def _scale(frequency: float, kind: str) -> float:
-    return 2595.0 * math.log10(1.0 + frequency / 700.0) if kind == "mel" else frequency
-
-
-def _every_filter_counts(config: FeatureConfig, fft_points: int) -> bool:
-    return bool((filter_bank(config, fft_points).sum(0) > 1e-3).all())
+    """The triangular filters, float64 (fft_points // 2 + 1, num_bins)."""
+    return torch.from_numpy(filter_weights(config, fft_points))
 
 
 def _bands(filters: Tensor) -> list[tuple[slice, slice]]:
@@ -285,10 +158,10 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.config = config
         self.statistics: FeatureStatistics | None = None
-        self.num_static = _num_static(config)
+        self.num_static = num_static(config)
         if config.kind != "precomputed":
             self.fft_points = config.fft_points
-            window = torch.hann_window(config.window, periodic=True, dtype=torch.float64)
+            window = torch.from_numpy(analysis_window(config))
             self.register_buffer("window", window.float(), persistent=False)
         if config.kind in ("filterbank", "mel"):
             filters = filter_bank(config, self.fft_points).float()
@@ -364,10 +237,24 @@ class FeatureExtractor(nn.Module):
         if precomputed:
             static = samples
         else:
-            window, shift = self.config.window, self.config.shift
-            lengths = torch.clamp((lengths - window) // shift + 1, min=0)
+            samples, lengths = self._framed(samples, lengths)
             static = self._static(samples, lengths)
         return add_deltas(static, lengths, self.config.deltas), lengths
+
+    def _framed(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples (N, S') of which frame 0 is the first window, and the frames (N,) of each."""
+        window, shift = self.config.window, self.config.shift
+        if self.config.padding == "none":
+            return samples, torch.clamp((lengths - window) // shift + 1, min=0)
+        frames = torch.where(lengths > 0, (lengths + shift // 2) // shift, 0)
+        first = first_sample(self.config)
+        count = (samples.shape[1] + shift // 2) // shift
+        if not count:
+            return samples[:, :0], frames
+        index = torch.arange(first, first + (count - 1) * shift + window, device=samples.device)
+        whole = lengths.clamp(min=1)[:, None]
+        index = index[None] % (2 * whole)  # (N, S'): inside, then mirrored
+        return samples.gather(1, torch.minimum(index, 2 * whole - 1 - index)), frames
 
     def _static(self, samples: Tensor, lengths: Tensor) -> Tensor:
         """(N, S) to (N, T, F) without deltas; `lengths` (N,) in frames."""
@@ -395,24 +282,25 @@ class FeatureExtractor(nn.Module):
 
     def _powers(self, frames: Tensor) -> Tensor:
         """Frames (..., T, W) of samples to what the logarithm is taken of, (..., T, F)."""
-        spectrum = torch.fft.rfft(frames * self.window, self.fft_points)
+        config = self.config
+        if config.sample_scale != 1.0:
+            frames = frames * config.sample_scale
+        prepared = frames
+        if config.remove_mean:
+            prepared = prepared - prepared.mean(-1, keepdim=True)
+        if config.pre_emphasis:
+            before = torch.cat([prepared[..., :1], prepared[..., :-1]], -1)
+            prepared = prepared - config.pre_emphasis * before
+        spectrum = torch.fft.rfft(prepared * self.window, self.fft_points)
         squares = torch.view_as_real(spectrum).square()
         powers = squares[..., 0] + squares[..., 1]  # (..., T, D/2 + 1)
         parts = [powers]
-        if self.config.kind != "spectrogram":
+        if config.kind != "spectrogram":
             parts = [powers[..., k] @ self.filters[k, b] for k, b in self._bands]
-        if self.config.energy:
+        if config.energy:
             parts.append(frames.square().sum(-1, keepdim=True))
-        return torch.cat(parts, -1) + self.config.floor
-
-
-def _num_static(config: FeatureConfig) -> int:
-    """Features of a frame without deltas."""
-    if config.kind == "precomputed":
-        assert config.num_features is not None  # the configuration has checked it
-        return config.num_features
-    bins = config.fft_points // 2 + 1 if config.kind == "spectrogram" else config.num_bins
-    return bins + config.energy
+        values = torch.cat(parts, -1)
+        return values.clamp(min=config.floor) if config.clamp_floor else values + config.floor
 
 
 def add_deltas(features: Tensor, lengths: Tensor, order: int) -> Tensor:
@@ -432,11 +320,11 @@ def _delta(features: Tensor, lengths: Tensor) -> Tensor:
     last = (lengths - 1).clamp(min=0)[:, None]  # (N, 1)
     here = torch.arange(features.shape[1], device=features.device)[None]  # (1, T)
     total = torch.zeros_like(features)
-    for reach in range(1, _DELTA_REACH + 1):
+    for reach in range(1, DELTA_REACH + 1):
         after = torch.minimum(here + reach, last)  # (N, T)
         before = torch.minimum((here - reach).clamp(min=0), last)
         total = total + reach * (_rows(features, after) - _rows(features, before))
-    return total / (2 * sum(n * n for n in range(1, _DELTA_REACH + 1)))
+    return total / (2 * sum(n * n for n in range(1, DELTA_REACH + 1)))
 
 
 def _rows(features: Tensor, index: Tensor) -> Tensor:
@@ -504,6 +392,11 @@ class StreamingFeatures:
         config = extractor.config
         if config.kind == "precomputed":
             raise ValueError("extractor must be of audio features, got kind 'precomputed'")
+        if config.padding != "none":
+            raise ValueError(
+                f"extractor must not have padding '{config.padding}', which needs the samples on "
+                "either side of the recording's ends"
+            )
         if config.normalization == "utterance":
             raise ValueError(
                 "extractor must not have normalization 'utterance', which needs the whole "
@@ -512,7 +405,7 @@ class StreamingFeatures:
         if config.normalization == "corpus" and extractor.statistics is None:
             raise ValueError("extractor must have statistics for normalization 'corpus'")
         self.extractor = extractor
-        self._delay = _DELTA_REACH * config.deltas
+        self._delay = DELTA_REACH * config.deltas
         self.reset()
 
     def reset(self) -> None:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ctcspeech.audio.features import FeatureConfig
+from ctcspeech.audio.feature_config import FeatureConfig
 from ctcspeech.data.augment import AugmentConfig
 from ctcspeech.errors import ConfigError
 from ctcspeech.files import atomic_write

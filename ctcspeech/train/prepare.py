@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics, num_frames
+from ctcspeech.audio.feature_config import FeatureConfig, num_frames
+from ctcspeech.audio.features import FeatureExtractor, FeatureStatistics
 from ctcspeech.ctc.loss import infeasible
 from ctcspeech.data.augment import Augmenter
 from ctcspeech.data.dataset import Item, SpeechDataset
