@@ -1,13 +1,52 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all; reading files that may be compressed."""
 
+import bz2
 import contextlib
+import gzip
+import io
+import lzma
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_write"]
+__all__ = ["DECOMPRESSION_ERRORS", "atomic_write", "decompressed", "open_compressed"]
+
+# The first bytes of a compressed file, and what opens it.
+_COMPRESSIONS: tuple[tuple[bytes, Any], ...] = (
+    (b"\x1f\x8b", gzip.open),
+    (b"BZh", bz2.open),
+    (b"\xfd7zXZ\x00", lzma.open),
+)
+
+# What reading a damaged compressed file raises.
+DECOMPRESSION_ERRORS = (EOFError, OSError, lzma.LZMAError)
+
+
+def decompressed(file: Any) -> IO[bytes]:
+    """The contents of an open binary file, decompressed if they are gzip, bzip2 or xz.
+
+    That is told by the first bytes, not by the name, and nothing is sought: pipes are read as well.
+    """
+    if not hasattr(file, "peek"):
+        file = io.BufferedReader(file)
+    head = file.peek(8)
+    for magic, opener in _COMPRESSIONS:
+        if head.startswith(magic):
+            return opener(file, "rb")
+    return file
+
+
+@contextlib.contextmanager
+def open_compressed(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Opens a file for reading bytes, decompressed if it is gzip, bzip2 or xz.
+
+    Raises OSError where it cannot be opened; reading raises one of DECOMPRESSION_ERRORS where it is
+    damaged.
+    """
+    with open(path, "rb") as file:
+        yield decompressed(file)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,17 @@
 """`ctcspeech lm`."""
 
+import bz2
+import gzip
+import lzma
+from pathlib import Path
+
 import pytest
 from test_language_model import SMALL
 from typer.testing import CliRunner
 
 from ctcspeech import LanguageModel
 from ctcspeech.cli import app
+from ctcspeech.cli.lm import read_lines
 from ctcspeech.errors import LanguageModelError
 
 
@@ -42,6 +48,19 @@ def test_query_details(run):
     assert words[4].split("\t")[0] == "zzz" and words[4].endswith("OOV")
     sentences = run("query", "small.arpa", "text.txt", "--sentences").stdout.splitlines()
     assert sentences[0] == "-0.550000\t3\t0\ta b"
+
+
+@pytest.mark.parametrize("name", ["text.gz", "text.bz2", "text.xz", "no-ending"])
+def test_compressed_texts(run, name):
+    packers = {"text.gz": gzip, "text.bz2": bz2, "text.xz": lzma, "no-ending": bz2}
+    packed = packers[name].compress(Path("text.txt").read_bytes())
+    Path(name).write_bytes(packed)
+    plain = run("query", "small.arpa", "text.txt").stdout
+    assert run("query", "small.arpa", name).stdout == plain
+    assert run("query", "small.arpa", "-", input=packed).stdout == plain
+    Path("cut").write_bytes(packed[:-9])
+    with pytest.raises(LanguageModelError, match="^cut: "):
+        list(read_lines([Path("cut")]))
 
 
 def test_convert_and_info(run):

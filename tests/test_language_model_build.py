@@ -1,7 +1,9 @@
 """Estimated models against KenLM's lmplz (golden files, tests/golden/ngram/generate.py)."""
 
+import bz2
 import gzip
 import importlib.util
+import lzma
 import math
 import random
 from pathlib import Path
@@ -99,9 +101,21 @@ def test_pieces_compression_and_missing_newline(tmp_path):
     with gzip.open(tmp_path / "text.txt.gz", "wb") as file:
         file.write(text.rstrip(b"\n"))
     assert build(tmp_path, tmp_path / "text.txt.gz", order=2) == (plain, counts, report)
+    for name, packer in (("a.bz2", bz2), ("b.xz", lzma), ("c.txt", lzma)):  # told by the content
+        (tmp_path / name).write_bytes(packer.compress(text))
+        assert build(tmp_path, tmp_path / name, order=2) == (plain, counts, report)
     pieces = [text[i : i + 777] for i in range(0, len(text), 777)]
     build_language_model(pieces, tmp_path / "lm.arpa", order=2)
     assert read_arpa((tmp_path / "lm.arpa").read_text().splitlines())[0] == plain
+
+
+def test_one_path_or_one_text(tmp_path):
+    plain, _, report = build(tmp_path, GOLDEN / "text.txt", order=2)
+    text = (GOLDEN / "text.txt").read_bytes()
+    for one in (GOLDEN / "text.txt", str(GOLDEN / "text.txt"), text, bytearray(text)):
+        again = build_language_model(one, tmp_path / "lm.arpa", order=2)
+        assert again.orders == report.orders and again.words == report.words
+        assert read_arpa((tmp_path / "lm.arpa").read_text().splitlines())[0] == plain
 
 
 def test_vocabulary_size_keeps_the_most_frequent_words(tmp_path):

@@ -116,6 +116,23 @@ def test_counts_add_up():
     assert sum(counts) == sum(counts, ErrorCounts()) == ErrorCounts(1, 3, 3, 15)
 
 
+def test_texts_and_lists_mean_the_same():
+    jiwer = pytest.importorskip("jiwer")
+    pair = ("hello world", "hella  world ")
+    lists = tuple([text] for text in pair)
+    assert word_error_rate(*pair) == word_error_rate(*lists) == jiwer.wer("hello world", pair[1])
+    cer = jiwer.cer("hello world", "hella world")
+    assert character_error_rate(*pair) == character_error_rate(*lists) == cer
+    words = tuple(text.split() for text in pair)
+    assert word_errors(*pair) == word_errors(*words) == ErrorCounts(1, 0, 0, 2)
+    assert character_errors(*pair) == character_errors(*words) == ErrorCounts(1, 0, 0, 11)
+    for rate in (word_error_rate, character_error_rate):
+        with pytest.raises(TypeError, match="hypotheses is one text"):
+            rate(["hello world"], "hella world")
+        with pytest.raises(TypeError, match="references is one text"):
+            rate("hello world", ["hella world"])
+
+
 def test_lists_of_different_length_are_refused():
     with pytest.raises(ValueError):
         word_error_rate(["a"], [])

@@ -1,4 +1,4 @@
-// ctcspeech._core.NgramModel and NgramState: see ctcspeech/language_model.py.
+// ctcspeech._core.NgramModel and NgramState: see ctcspeech/lm/model.py.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -172,6 +173,32 @@ nb::dict info(const Model& model) {
   return result;
 }
 
+using WordsAndBackoffs = std::tuple<std::vector<WordIndex>, std::vector<float>>;
+
+WordsAndBackoffs words_and_backoffs(const State& s) {
+  return {{s.words, s.words + s.length}, {s.backoff, s.backoff + s.length}};
+}
+
+void restore_state(State& state, const WordsAndBackoffs& stored) {
+  const auto& [words, backoffs] = stored;
+  if (words.size() != backoffs.size() || words.size() >= ngram::kMaxOrder)
+    throw ngram::Error("a state of " + std::to_string(words.size()) + " words and " +
+                       std::to_string(backoffs.size()) + " back-off weights");
+  for (const float backoff : backoffs)
+    if (!std::isfinite(backoff)) throw ngram::Error("a state whose back-off weight is not finite");
+  new (&state) State;
+  state.length = static_cast<uint8_t>(words.size());
+  std::copy(words.begin(), words.end(), state.words);
+  std::copy(backoffs.begin(), backoffs.end(), state.backoff);
+}
+
+std::unique_ptr<Model> from_bytes(const nb::bytes& bytes, const std::string& name) {
+  const char* data = bytes.c_str();
+  const size_t size = bytes.size();
+  nb::gil_scoped_release release;
+  return Model::from_image(ngram::Image::copy(data, size, name), name);
+}
+
 void bind_table(nb::module_& m) {
   nb::class_<Table>(m, "NgramTable")
       .def_static("read_arpa", &read_arpa, nb::arg("file"), nb::arg("name"), nb::arg("unknown"))
@@ -197,6 +224,8 @@ void bind_ngram(nb::module_& m) {
   nb::class_<State>(m, "NgramState")
       .def("__eq__", [](const State& a, const State& b) { return a == b; }, nb::is_operator())
       .def("__hash__", [](const State& s) { return ngram::hash_value(s) >> 1; })
+      .def("__getstate__", &words_and_backoffs)
+      .def("__setstate__", &restore_state)
       .def_prop_ro("words",
                    [](const State& s) {
                      return std::vector<WordIndex>(s.words, s.words + s.length);
@@ -208,6 +237,8 @@ void bind_ngram(nb::module_& m) {
   nb::class_<Model>(m, "NgramModel")
       .def_static("load", &Model::load, nb::arg("path"), nb::arg("unknown"),
                   nb::call_guard<nb::gil_scoped_release>())
+      .def_static("from_bytes", &from_bytes, nb::arg("bytes"), nb::arg("name"))
+      .def_prop_ro("fingerprint", [](const Model& model) { return model.image().fingerprint(); })
       .def_prop_ro("order", &Model::order)
       .def_prop_ro("vocab_size", &Model::vocab_size)
       .def_prop_ro("counts",

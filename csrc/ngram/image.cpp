@@ -56,6 +56,18 @@ std::unique_ptr<Image> Image::map(const std::string& path) {
   return image;
 }
 
+std::unique_ptr<Image> Image::copy(const void* bytes, uint64_t size, const std::string& name) {
+  if (size == 0) throw Error(name + ": empty");
+  std::unique_ptr<Image> image(new Image);
+  unsigned char* memory = allocate_pages(size);
+  image->data_ = memory;
+  image->size_ = size;
+  std::memcpy(memory, bytes, size);
+  image->check_header(name);
+  image->verify();
+  return image;
+}
+
 Image::~Image() {
   if (data_) munmap(const_cast<unsigned char*>(data_), size_);
 }
@@ -77,6 +89,7 @@ void Image::check_header(const std::string& name) {
   std::memcpy(&expected, data_ + head, 8);
   if (checksum(data_, head) != expected)
     fail("the header is damaged (its checksum does not match)" + hint());
+  fingerprint_ = expected;
   if (header_.file_size != size_)
     fail("has " + std::to_string(size_) + " bytes but should have " +
          std::to_string(header_.file_size) + ": truncated, or changed" + hint());

@@ -29,6 +29,8 @@ class Image {
  public:
   // Maps a file and checks its header and the bounds of its sections. Throws Error.
   static std::unique_ptr<Image> map(const std::string& path);
+  // A copy of a file's bytes, checked in the same way and by its checksums. Throws Error.
+  static std::unique_ptr<Image> copy(const void* bytes, uint64_t size, const std::string& name);
   ~Image();
   Image(const Image&) = delete;
   Image& operator=(const Image&) = delete;
@@ -37,6 +39,8 @@ class Image {
   const unsigned char* data() const { return data_; }
   uint64_t size() const { return size_; }
   bool mapped() const { return mapped_; }
+  // The checksum of the header and of the sections' checksums: equal for equal models.
+  uint64_t fingerprint() const { return fingerprint_; }
 
   // The section, with its size checked to be `bytes` where that is not kAnySize. Throws Error.
   static constexpr uint64_t kAnySize = ~0ull;
@@ -54,6 +58,7 @@ class Image {
   const unsigned char* data_ = nullptr;
   uint64_t size_ = 0;
   bool mapped_ = false;
+  uint64_t fingerprint_ = 0;
   Header header_{};
   std::vector<SectionEntry> entries_;
 };

@@ -1,5 +1,6 @@
 """`ctcspeech lm`: n-gram language models."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -29,7 +30,9 @@ MODEL = typer.Argument(
 @app.command()
 def query(
     model: Path = MODEL,
-    texts: list[Path] = typer.Argument(None, help="Text files, a sentence a line; - is stdin."),
+    texts: list[Path] = typer.Argument(
+        None, help="Text files (plain, gz, bz2, xz), a sentence a line; - is stdin."
+    ),
     sentences: bool = typer.Option(False, "--sentences", help="Print log10 P of each sentence."),
     words: bool = typer.Option(False, "--words", help="Print log10 P of each word."),
     no_bos: bool = typer.Option(False, "--no-bos", help="Do not start in the context of <s>."),
@@ -62,24 +65,24 @@ def query(
 
 
 def read_lines(paths: list[Path]) -> Iterator[bytes]:
-    """The lines of files that hold something besides white space."""
-    for path in paths:
-        file = sys.stdin.buffer if str(path) == "-" else open_text(path)
-        with file:
-            for line in file:
-                if stripped := line.strip():
-                    yield stripped
-
-
-def open_text(path: Path):  # noqa: ANN201 (gzip's and the plain file have no common type but IO)
-    import gzip
-
+    """The lines of files (plain, gzip, bzip2, xz) that hold something besides white space."""
     from ctcspeech.errors import LanguageModelError
+    from ctcspeech.files import DECOMPRESSION_ERRORS, decompressed, open_compressed
 
-    try:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    except OSError as error:
-        raise LanguageModelError(f"{path}: {error.strerror}") from error
+    for path in paths:
+        try:
+            with contextlib.ExitStack() as stack:
+                if str(path) == "-":
+                    file = decompressed(sys.stdin.buffer)
+                else:
+                    file = stack.enter_context(open_compressed(path))
+                for line in file:
+                    if stripped := line.strip():
+                        yield stripped
+        except DECOMPRESSION_ERRORS as error:
+            raise LanguageModelError(
+                f"{path}: {getattr(error, 'strerror', None) or error}"
+            ) from error
 
 
 def print_sentence(lm: "LanguageModel", line: bytes, words: bool, bos: bool, eos: bool) -> None:

@@ -7,9 +7,6 @@ Techniques for Language Modeling", section 3; out of core as in Heafield et al. 
 Modified Kneser-Ney Language Model Estimation".
 """
 
-import bz2
-import gzip
-import lzma
 import os
 import secrets
 import tempfile
@@ -17,20 +14,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any
 
 from ctcspeech.errors import LanguageModelError
+from ctcspeech.files import DECOMPRESSION_ERRORS, decompressed
 
 __all__ = ["BuildReport", "OrderReport", "build_language_model"]
 
 MAX_ORDER = 12
 _CHUNK = 1 << 20  # bytes of text at a time
-_OPENERS: dict[str, Callable[..., Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
-_T = TypeVar("_T")
+
+Texts = str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Iterable[bytes]
 
 # (stage, done, total): bytes of text while counting (total 0 if unknown), n-grams afterwards.
 ProgressCallback = Callable[[str, int, int], None]
@@ -56,7 +50,7 @@ class BuildReport:
 
 
 def build_language_model(
-    texts: Sequence[str | os.PathLike[str]] | Iterable[bytes],
+    texts: Texts,
     output: str | os.PathLike[str],
     *,
     order: int = 3,
@@ -72,8 +66,8 @@ def build_language_model(
 ) -> BuildReport:
     """Estimates an interpolated modified Kneser-Ney model and writes it as an ARPA file.
 
-    texts: files (plain, .gz, .bz2, .xz), UTF-8, one sentence a line, words separated by blanks; or
-        an iterable of bytes, pieces of such a text.
+    texts: a file or several (plain, gzip, bzip2, xz), UTF-8, one sentence a line, words separated
+        by blanks; or an iterable of bytes, pieces of such a text. A str is a path, bytes are text.
     order: length of the longest n-grams, 1 to 12.
     prune: n-grams met this often or less are left out, a number for each order beginning with
         unigrams (for which it must be 0), the last one for all further orders; never decreasing.
@@ -93,6 +87,8 @@ def build_language_model(
     """
     from ctcspeech import _core
 
+    if isinstance(texts, (str, bytes, bytearray, os.PathLike)):
+        texts = [texts]  # type: ignore[list-item]
     options = _core.EstimateOptions()
     options.order = _checked_order(order)
     options.prune = _checked_prune(prune, order)
@@ -148,7 +144,8 @@ def _count(
     report: ProgressCallback,
 ) -> None:
     done = 0
-    paths = [t for t in texts if not isinstance(t, bytes)] if isinstance(texts, Sequence) else []
+    inputs = texts if isinstance(texts, Sequence) else []
+    paths = [t for t in inputs if not isinstance(t, (bytes, bytearray))]
     total = sum(os.path.getsize(path) for path in paths)
     for position, chunk in _chunks(texts):
         estimator.add_text(chunk if map_line is None else _mapped(chunk, map_line))
@@ -168,15 +165,18 @@ def _chunks(
             continue
         path = Path(text)
         with open(path, "rb") as raw:
-            opener = _OPENERS.get(path.suffix)
-            file: IO[bytes] = opener(raw, "rb") if opener else raw
             try:
+                file = decompressed(raw)
                 while chunk := file.read(_CHUNK):
-                    yield before + raw.tell(), chunk + file.readline()
-            except (EOFError, OSError, lzma.LZMAError) as error:
+                    yield before + _position(raw), chunk + file.readline()
+            except DECOMPRESSION_ERRORS as error:
                 raise LanguageModelError(f"{path}: cannot be decompressed: {error}") from error
         before += path.stat().st_size
         yield before, b""
+
+
+def _position(file: Any) -> int:
+    return file.tell() if file.seekable() else 0  # a pipe has no size either
 
 
 def _mapped(chunk: bytes, map_line: Callable[[str], str]) -> bytes:

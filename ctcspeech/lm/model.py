@@ -15,7 +15,9 @@ Probabilities and back-off weights are base-10 logarithms, as in ARPA files.
 
 import bz2
 import contextlib
+import copyreg
 import gzip
+import io
 import lzma
 import math
 import os
@@ -125,11 +127,18 @@ class Vocabulary(Sequence[str]):
 class LanguageModel:
     """A back-off n-gram language model. Immutable; may be shared among threads.
 
+    A model that was loaded from a file is pickled as the file's path, and the file must be there
+    and hold the same model when it is unpickled (the binary is mapped again: processes share it).
+    Any other is pickled whole.
+
     The native model is in `.core` for the other parts of the native core.
     """
 
-    def __init__(self, core: Any, path: Path | None = None) -> None:
+    def __init__(
+        self, core: Any, path: Path | None = None, unknown_log10: float = DEFAULT_UNKNOWN
+    ) -> None:
         self.core, self.path = core, path
+        self._unknown_log10 = unknown_log10  # with which the file was read
 
     @classmethod
     def load(
@@ -148,7 +157,7 @@ class LanguageModel:
             binary = file.read(4) == _BINARY
         if binary:
             return cls(NgramModel.load(os.fspath(path), DEFAULT_UNKNOWN), path)
-        return cls(_read_table(path, unknown_log10).build("probing", 0, 0), path)
+        return cls(_read_table(path, unknown_log10).build("probing", 0, 0), path, unknown_log10)
 
     @classmethod
     def read_arpa(
@@ -220,6 +229,18 @@ class LanguageModel:
     def __contains__(self, word: str) -> bool:
         return self.core.index(_encode(word)) != 0
 
+    def __copy__(self) -> "LanguageModel":
+        return self  # it never changes
+
+    def __deepcopy__(self, memo: Any) -> "LanguageModel":
+        return self
+
+    def __reduce__(self) -> Any:
+        if self.path is None:
+            return LanguageModel, (self.core,)
+        path = os.path.abspath(self.path)
+        return _unpickled, (path, self._unknown_log10, self.core.fingerprint)
+
     def __repr__(self) -> str:
         return f"LanguageModel(order={self.order}, counts={self.counts})"
 
@@ -262,6 +283,34 @@ class LanguageModel:
     def score_end(self, state: State) -> float:
         """log10 P(</s> | state)."""
         return self.core.score_word(state, self.core.eos)[0]
+
+
+def _core_from_bytes(image: bytes) -> Any:
+    return NgramModel.from_bytes(image, "the pickled model")
+
+
+def _reduce_core(core: Any) -> Any:
+    image = io.BytesIO()
+    core.write(image.write)
+    return _core_from_bytes, (image.getvalue(),)
+
+
+copyreg.pickle(NgramModel, _reduce_core)
+
+
+def _unpickled(path: str, unknown_log10: float, fingerprint: int) -> LanguageModel:
+    try:
+        model = LanguageModel.load(path, unknown_log10=unknown_log10)
+    except OSError as error:
+        raise LanguageModelError(
+            f"{path}: {error.strerror}; the pickled model refers to this file"
+        ) from error
+    if model.core.fingerprint != fingerprint:
+        raise LanguageModelError(
+            f"{path}: holds another model than when it was pickled; unpickle where the file is the "
+            "same"
+        )
+    return model
 
 
 def convert(

@@ -73,24 +73,48 @@ def word_errors(reference: str | Sequence[str], hypothesis: str | Sequence[str])
     return count_errors(_words(reference), _words(hypothesis))
 
 
-def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
-    """Character errors of one utterance, in code points.
+def character_errors(
+    reference: str | Sequence[str], hypothesis: str | Sequence[str]
+) -> ErrorCounts:
+    """Character errors of one utterance, in code points: two texts, or two lists of words.
 
     The space between two words counts as a character; other white space is reduced to it.
     """
-    return count_errors(" ".join(reference.split()), " ".join(hypothesis.split()))
+    return count_errors(" ".join(_words(reference)), " ".join(_words(hypothesis)))
 
 
-def word_error_rate(references: Iterable[str], hypotheses: Iterable[str]) -> float:
-    """WER over a corpus: all word errors over all words of the references (0.25 is 25%)."""
-    pairs = zip(references, hypotheses, strict=True)
+def word_error_rate(references: str | Iterable[str], hypotheses: str | Iterable[str]) -> float:
+    """WER over a corpus: all word errors over all words of the references (0.25 is 25%).
+
+    Two iterables of texts of the same length, or two texts. Raises TypeError for a text beside an
+    iterable, ValueError for iterables of different length.
+    """
+    pairs = _pairs(references, hypotheses)
     return sum((word_errors(*pair) for pair in pairs), ErrorCounts()).rate
 
 
-def character_error_rate(references: Iterable[str], hypotheses: Iterable[str]) -> float:
-    """CER over a corpus: all character errors over all characters of the references."""
-    pairs = zip(references, hypotheses, strict=True)
+def character_error_rate(references: str | Iterable[str], hypotheses: str | Iterable[str]) -> float:
+    """CER over a corpus: all character errors over all characters of the references.
+
+    Arguments and errors are those of `word_error_rate`.
+    """
+    pairs = _pairs(references, hypotheses)
     return sum((character_errors(*pair) for pair in pairs), ErrorCounts()).rate
+
+
+def _pairs(
+    references: str | Iterable[str], hypotheses: str | Iterable[str]
+) -> Iterable[tuple[str, str]]:
+    # A str is an iterable of str: taken as one, its characters would be the utterances.
+    if isinstance(references, str) and isinstance(hypotheses, str):
+        return [(references, hypotheses)]
+    for name, texts in (("references", references), ("hypotheses", hypotheses)):
+        if isinstance(texts, str):
+            raise TypeError(
+                f"{name} is one text, but the other argument holds several; pass two "
+                "texts or two lists of texts"
+            )
+    return zip(references, hypotheses, strict=True)
 
 
 def count_errors(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> ErrorCounts:
