@@ -146,7 +146,11 @@ class StateSource(Source):
         frames = steps * self.model.subsampling
         rows = torch.tensor([stream.row for stream in streams])
         states = [part[rows] for part in self.table]
-        logits, states = self.model(self._features(streams, frames), states)
+        settled = all(
+            stream.length is None and stream.frames_taken >= self.model.settled
+            for stream in streams
+        )
+        logits, states = self.model(self._features(streams, frames), states, settled)
         for part, new in zip(self.table, states, strict=True):
             part[rows] = new
         log_probs = logits.log_softmax(-1).numpy()

@@ -11,6 +11,9 @@ frames of emissions, whatever the stream: streams at different places are comput
 graph has fixed shapes. The first `delay` frames of emissions of a stream lie before its beginning
 and are to be dropped; after its last frame, zeros are put in until the last ones have come out.
 
+The weights are prepared for small batches of few frames, where the overhead of a call counts more
+than its work: batch norm goes into the weights beside it, convolutions over time are products.
+
 Zeros take the place of what lies outside of the utterance at every layer, as padding does in
 `DeepSpeech2`: the place of each stream, and its length once it is known, are part of the state.
 """
@@ -19,9 +22,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import hardtanh
+from torch.nn.functional import conv2d, linear
 
-from ctcspeech.model.deepspeech import AcousticModel, ConvolutionLayer, DeepSpeech2
+from ctcspeech.model.deepspeech import AcousticModel, ConvolutionLayer, DeepSpeech2, RowConvolution
 from ctcspeech.model.recurrent import RecurrentLayer
 
 __all__ = ["StreamingModel", "streams_by_state"]
@@ -60,9 +63,10 @@ class Late(NamedTuple):
 
 
 class StreamingModel(nn.Module):
-    """A trained model as it runs on streams; it shares the model's parameters.
+    """A trained model as it runs on streams, with weights of its own.
 
     delay: frames of emissions by which a stream lags behind its features, chunks left aside.
+    settled: frames of features after which no layer is before a stream's beginning.
     subsampling: features for one frame of emissions; a step takes a multiple of these.
     """
 
@@ -74,22 +78,30 @@ class StreamingModel(nn.Module):
                 "model must be a Deep Speech 2 with bidirectional = false, as others need the "
                 "whole utterance; recognise streams with it by windows"
             )
-        self.model = model.eval()
-        self.two_dimensional = model.config.convolution == "2d"
+        self.config = config = model.config
+        self.two_dimensional = config.convolution == "2d"
         self.subsampling, self.num_features = model.subsampling, model.num_features
+        with torch.no_grad():
+            convolutions = [_Convolution(layer, config.clip) for layer in model.convolutions]
+            self.convolutions = nn.ModuleList(convolutions)
+            self.recurrent = nn.ModuleList(
+                _Recurrent(layer, norm)
+                for layer, norm in zip(model.recurrent, model.norms, strict=True)
+            )
+            self.row = _Row(model.row) if model.row is not None else None
+            self.output = _Product(model.output.weight, model.output.bias, model.last_norm)
         before: Late | None = None
         self.late: list[Late] = []
-        for layer in model.convolutions:
-            assert isinstance(layer, ConvolutionLayer)
-            width, stride = layer.convolution.kernel_size[0], layer.stride  # type: ignore[index]
-            before = Late.of(int(width), stride, int(width) // 2, before)
+        for layer in convolutions:
+            before = Late.of(layer.width, layer.stride, layer.width // 2, before)
             self.late.append(before)
         assert before is not None
         self.row_late = None
-        if model.row is not None:
-            self.row_late = Late.of(model.row.lookahead + 1, 1, model.row.lookahead, before)
-        self.conv_delay = before.delay
+        if self.row is not None:
+            self.row_late = Late.of(config.lookahead + 1, 1, config.lookahead, before)
         self.delay = self.row_late.delay if self.row_late else before.delay
+        self.settled = max(late.delay * late.scale for late in self.late)
+        self.eval().requires_grad_(False)
 
     def states(self, count: int) -> list[Tensor]:
         """The state of `count` streams at their beginnings: tensors (count, ...).
@@ -106,151 +118,178 @@ class StreamingModel(nn.Module):
 
     def state_shapes(self) -> list[tuple[int, ...]]:
         """Of the floating-point parts of one stream's state."""
-        model, shapes = self.model, []
-        channels, height = (1, self.num_features) if self.two_dimensional else (0, 0)
-        if not self.two_dimensional:
-            channels = self.num_features
+        config = self.config
+        shapes: list[tuple[int, ...]] = []
+        channels, height = 1, self.num_features
         for i, late in enumerate(self.late):
-            size: tuple[int, ...] = (channels, late.cache)
-            shapes.append((*size, height) if self.two_dimensional else size)
-            channels = model.config.channels[i]
             if self.two_dimensional:
-                stride = model.config.frequency_stride[i]
-                height = (height + stride - 1) // stride
-        hidden = (model.config.hidden,)
-        kinds = 2 if model.config.recurrent == "lstm" else 1
-        shapes += [hidden] * (kinds * model.config.layers)
+                shapes.append((channels, late.cache, height))
+                stride = config.frequency_stride[i]
+                channels, height = config.channels[i], (height + stride - 1) // stride
+            else:
+                shapes.append((late.cache, channels * height))
+                channels, height = config.channels[i], 1
+        kinds = 2 if config.recurrent == "lstm" else 1
+        shapes += [(config.hidden,)] * (kinds * config.layers)
         if self.row_late is not None:
-            shapes.append((model.config.hidden, self.row_late.cache))
+            shapes.append((self.row_late.cache, config.hidden))
         return shapes
 
-    def forward(self, features: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, features: Tensor, states: list[Tensor], inside: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
         """The next K frames (N, K, F) of N streams; K a multiple of `subsampling`.
 
-        Returns logits (N, K / subsampling, C), `delay` frames late, and the new states. Past a
-        stream's length its features must be zero.
+        Past a stream's length its features must be zero. inside: the caller knows that all streams
+        have taken at least `settled` frames and that none has ended.
+
+        Returns logits (N, K / subsampling, C), `delay` frames late, and the new states.
         """
         place, length, *caches = states
         new: list[Tensor] = []
-        hidden = features[:, None] if self.two_dimensional else features.transpose(1, 2)
-        for layer, late in zip(self.model.convolutions, self.late, strict=True):
-            hidden, kept = self._convolve(layer, late, hidden, caches.pop(0), place, length)
-            new.append(kept)
+        axis = 2 if self.two_dimensional else 1
+        hidden = features[:, None] if self.two_dimensional else features
+        for layer, late in zip(self.convolutions, self.late, strict=True):
+            joined = torch.cat([caches.pop(0), hidden], axis)
+            new.append(joined.narrow(axis, joined.shape[axis] - late.cache, late.cache))
+            used = (hidden.shape[axis] // late.stride - 1) * late.stride + late.width
+            hidden = layer(joined.narrow(axis, 0, used))
+            if not inside:
+                mask = _inside(late, hidden.shape[axis], place, length)
+                hidden = hidden * (mask[:, None, :, None] if axis == 2 else mask[..., None])
         if self.two_dimensional:
             hidden = hidden.permute(0, 2, 1, 3).flatten(2)  # (N, T, C * F)
-        else:
-            hidden = hidden.transpose(1, 2)
-        inside = self._inside(self.late[-1], hidden.shape[1], place, length)  # (N, T)
-        for norm, layer in zip(self.model.norms, self.model.recurrent, strict=True):
-            hidden = self._normalised(norm, hidden)
-            assert isinstance(layer, RecurrentLayer)
-            hidden = self._recur(layer, hidden, inside, caches, new)
-        if self.row_late is not None:
-            assert self.model.row is not None
-            hidden = (hidden * inside[..., None]).transpose(1, 2)
-            joined = torch.cat([caches.pop(0), hidden], 2)
-            new.append(joined[..., joined.shape[2] - self.row_late.cache :])
-            rows = self.model.row.convolution(joined)
-            hidden = hardtanh(rows, 0.0, self.model.row.clip).transpose(1, 2)
-        logits = self.model.output(self._normalised(self.model.last_norm, hidden))
-        return logits, [place + features.shape[1], length, *new]
+        valid = None if inside else _inside(self.late[-1], hidden.shape[1], place, length)
+        for layer in self.recurrent:
+            count = 2 if self.config.recurrent == "lstm" else 1
+            state = tuple(caches.pop(0) for _ in range(count))
+            hidden, state = layer(hidden, state, valid)
+            new.extend(state)
+        if self.row is not None and self.row_late is not None:
+            if valid is not None:
+                hidden = hidden * valid[..., None]
+            joined = torch.cat([caches.pop(0), hidden], 1)
+            new.append(joined[:, joined.shape[1] - self.row_late.cache :])
+            hidden = self.row(joined)
+        return self.output(hidden), [place + features.shape[1], length, *new]
 
-    def _convolve(
-        self,
-        layer: nn.Module,
-        late: Late,
-        inputs: Tensor,
-        cache: Tensor,
-        place: Tensor,
-        length: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """(N, C, T) or (N, C, T, F) through a convolution; its outputs, and what it keeps."""
+
+def _inside(late: Late, frames: int, place: Tensor, length: Tensor) -> Tensor:
+    """(N, frames) 1 where a layer's output lies in the utterance, else 0."""
+    first = torch.div(place, late.scale, rounding_mode="floor") - late.delay
+    here = first[:, None] + torch.arange(frames, device=place.device)
+    end = torch.div(length + late.scale - 1, late.scale, rounding_mode="floor")
+    return ((here >= 0) & (here < end[:, None])).to(torch.float32)
+
+
+def _of_norm(norm: nn.Module, size: int) -> tuple[Tensor, Tensor]:
+    """Scale and shift (size,) that batch norm applies once it is trained."""
+    if not isinstance(norm, nn.BatchNorm1d):
+        return torch.ones(size), torch.zeros(size)
+    assert norm.running_mean is not None and norm.running_var is not None
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+class _Product(nn.Module):
+    """W norm(x) + b as one product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, norm: nn.Module) -> None:
+        super().__init__()
+        scale, shift = _of_norm(norm, weight.shape[1])
+        self.weight = nn.Parameter(weight * scale)
+        self.bias = nn.Parameter(bias + weight @ shift)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return linear(inputs, self.weight, self.bias)
+
+
+class _Convolution(nn.Module):
+    """A convolution without padding in time, batch norm and clipped ReLU: (N, T, C), or with
+    frequencies (N, C, T, F)."""
+
+    def __init__(self, layer: nn.Module, clip: float) -> None:
+        super().__init__()
         assert isinstance(layer, ConvolutionLayer)
-        joined = torch.cat([cache, inputs], 2)
-        wanted = inputs.shape[2] // late.stride
-        convolution, used = layer.convolution, (wanted - 1) * late.stride + late.width
+        convolution = layer.convolution
         assert isinstance(convolution, nn.Conv1d | nn.Conv2d)
-        window = joined[:, :, :used]
-        if self.two_dimensional:
-            outputs = nn.functional.conv2d(
-                window,
-                convolution.weight,
-                convolution.bias,
-                convolution.stride,  # type: ignore[arg-type]
-                (0, int(convolution.padding[1])),
-            )
+        self.clip, self.stride, self.width = clip, layer.stride, int(convolution.kernel_size[0])
+        scale, shift = _of_norm(layer.norm, convolution.out_channels)
+        if convolution.bias is not None:
+            shift = shift + convolution.bias * scale
+        self.frequency: tuple[int, int] | None = None  # stride and padding
+        if isinstance(convolution, nn.Conv2d):
+            self.frequency = int(convolution.stride[1]), int(convolution.padding[1])
+            self.weight = nn.Parameter(convolution.weight * scale[:, None, None, None])
         else:
-            outputs = nn.functional.conv1d(
-                window, convolution.weight, convolution.bias, late.stride
-            )
-        normal = layer.norm(outputs.flatten(2)).view_as(
-            outputs
-        )  # over true frames: by what it learnt
-        inside = self._inside(late, wanted, place, length)[:, None]
-        mask = inside[..., None] if self.two_dimensional else inside
-        kept = joined[:, :, joined.shape[2] - late.cache :]
-        return hardtanh(normal, 0.0, layer.clip) * mask, kept
+            weight = convolution.weight * scale[:, None, None]  # (C', C, width)
+            self.weight = nn.Parameter(weight.flatten(1))
+        self.bias = nn.Parameter(shift)
 
-    @staticmethod
-    def _inside(late: Late, frames: int, place: Tensor, length: Tensor) -> Tensor:
-        """(N, frames) 1 where a layer's output lies in the utterance, else 0."""
-        first = place // late.scale - late.delay
-        here = first[:, None] + torch.arange(frames, device=place.device)
-        end = (length + late.scale - 1) // late.scale
-        return ((here >= 0) & (here < end[:, None])).to(torch.float32)
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.frequency is not None:
+            stride, padding = self.frequency
+            outputs = conv2d(inputs, self.weight, self.bias, (self.stride, stride), (0, padding))
+        else:
+            windows = inputs.unfold(1, self.width, self.stride).flatten(2)  # (N, T', C * width)
+            outputs = linear(windows, self.weight, self.bias)
+        return outputs.clamp_(0.0, self.clip)
 
-    @staticmethod
-    def _normalised(norm: nn.Module, hidden: Tensor) -> Tensor:
-        if not isinstance(norm, nn.BatchNorm1d):
-            return hidden
-        return norm(hidden.transpose(1, 2)).transpose(1, 2)
 
-    def _recur(
-        self,
-        layer: RecurrentLayer,
-        inputs: Tensor,
-        inside: Tensor,
-        caches: list[Tensor],
-        new: list[Tensor],
-    ) -> Tensor:
-        """(N, T, I) through a recurrent layer, from and to the states.
+class _Row(nn.Module):
+    """The row convolution without padding: (N, T + lookahead, H) to (N, T, H)."""
 
-        Frames before a stream's beginning leave its state at 0. What follows its end need not: the
-        row convolution is given zeros in its place.
+    def __init__(self, row: RowConvolution) -> None:
+        super().__init__()
+        self.clip, self.width = row.clip, row.lookahead + 1
+        self.weight = nn.Parameter(row.convolution.weight[:, 0].clone())  # (H, width)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        windows = inputs.unfold(1, self.width, 1)  # (N, T, H, width)
+        return (windows * self.weight).sum(-1).clamp_(0.0, self.clip)
+
+
+class _Recurrent(nn.Module):
+    """A forward recurrent layer with the batch norm before it, from a state to a state."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(layer, RecurrentLayer)
+        self.kind, self.clip, self.hidden = layer.kind, layer.clip, layer.hidden
+        weight, recurrent, bias, more = layer.weights("")
+        added = more.clone()
+        if self.kind == "gru":
+            added[2 * self.hidden :] = 0.0  # r comes between the candidate's two biases
+        self.inputs = _Product(weight, bias + added, norm)
+        self.weight = nn.Parameter(recurrent.clone())
+        self.bias = nn.Parameter(more - added)
+
+    def forward(
+        self, inputs: Tensor, state: tuple[Tensor, ...], valid: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """inputs (N, T, I), state (N, H) each: outputs (N, T, H) and the state after them.
+
+        valid: (N, T), 0 where a frame lies outside of its stream; there the state stays 0.
         """
-        early = bool((inside[:, 0] == 0).any())
-        kinds = 2 if self.model.config.recurrent == "lstm" else 1
-        state = tuple(caches.pop(0) for _ in range(kinds))  # (N, H) each
-        if not early:
-            outputs, state = _run(layer, inputs, state)
-        else:
-            parts = []
-            for t in range(inputs.shape[1]):
-                part, state = _run(layer, inputs[:, t : t + 1], state)
-                state = tuple(one * inside[:, t, None] for one in state)
-                parts.append(part)
-            outputs = torch.cat(parts, 1)
-        new.extend(state)
-        return outputs
+        gates = self.inputs(inputs)
+        outputs = []
+        for t in range(inputs.shape[1]):
+            state = self._frame(gates[:, t], state)
+            if valid is not None:
+                state = tuple(part * valid[:, t, None] for part in state)
+            outputs.append(state[0])
+        return torch.stack(outputs, 1), state
 
-
-def _run(
-    layer: RecurrentLayer, inputs: Tensor, state: tuple[Tensor, ...]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """(N, T, I) through a forward recurrent layer: outputs (N, T, H) and the state after them."""
-    cell = layer.cell
-    steps = inputs.transpose(0, 1)  # (T, N, I)
-    if isinstance(cell, nn.LSTM):
-        outputs, (hidden, memory) = cell(steps, (state[0][None], state[1][None]))
-        return outputs.transpose(0, 1), (hidden[0], memory[0])
-    if isinstance(cell, nn.GRU):
-        outputs, hidden = cell(steps, state[0][None])
-        return outputs.transpose(0, 1), (hidden[0],)
-    now, clip = state[0], layer.clip
-    weight, recurrent, bias, more = layer.weights("")
-    rows = nn.functional.linear(steps, weight, bias + more)
-    frames = []
-    for row in rows:
-        now = torch.clamp(row + nn.functional.linear(now, recurrent), 0.0, clip)
-        frames.append(now)
-    return torch.stack(frames, 1), (now,)
+    def _frame(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, size = state[0], self.hidden
+        if self.kind == "rnn":
+            return (torch.clamp(gates + linear(hidden, self.weight), 0.0, self.clip),)
+        if self.kind == "lstm":
+            i, f, g, o = (gates + linear(hidden, self.weight)).chunk(4, 1)
+            memory = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+            return torch.sigmoid(o) * torch.tanh(memory), memory
+        again = linear(hidden, self.weight, self.bias)
+        both = torch.sigmoid(gates[:, : 2 * size] + again[:, : 2 * size])
+        reset, update = both[:, :size], both[:, size:]
+        candidate = torch.tanh(gates[:, 2 * size :] + reset * again[:, 2 * size :])
+        return (torch.lerp(candidate, hidden, update),)
