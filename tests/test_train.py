@@ -299,6 +299,27 @@ def test_what_is_missing_or_inconsistent_is_said(corpus, tmp_path):
         train(configured(corpus, "train.device=abacus"), tmp_path / "other", report=silent)
 
 
+def test_resuming_with_other_data(corpus, tmp_path):
+    """Refused with what differs; forced, the run goes on with them."""
+    folder = tmp_path / "data"
+    shutil.copytree(corpus, folder)
+    short = configured(folder, "train.epochs=1")
+    train(short, tmp_path / "run", report=silent)
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    first = json.loads((folder / "train.jsonl").read_text().splitlines()[0])["audio_filepath"]
+    with open(folder / "train.jsonl", "a") as file:
+        file.write(json.dumps({"audio_filepath": first, "duration": 0.2, "text": "a"}) + "\n")
+    longer = configured(folder, "train.epochs=2")
+    with pytest.raises(TrainingError, match=r"train\.jsonl .* 48 utterances then, 49 now.*--force"):
+        train(longer, tmp_path / "run", resume=True, report=silent)
+    lines = []
+    train(longer, tmp_path / "run", resume=True, report=lines.append, force=True)
+    assert any("going on with other data" in line for line in lines)
+    assert [e["utterances"] for e in metrics(tmp_path / "run", "epoch")] == [48, 49]
+    # Now they are the run's data.
+    train(longer, tmp_path / "run", resume=True, report=silent)
+
+
 def test_early_stopping(corpus, tmp_path):
     lines = []
     config = configured(corpus, "train.patience=1", "train.learning_rate=1e-12")

@@ -3,6 +3,7 @@
 A run's folder holds
 
     config.toml         the configuration, all keys, overrides applied
+    data.npz            digests and sizes of the data, by which `--resume` notices others
     metrics.jsonl       a line every few steps and every epoch
     profile.json        where the time went
     tensorboard/
@@ -37,9 +38,9 @@ from ctcspeech.train.best import Best
 from ctcspeech.train.config import RunConfig, save_config
 from ctcspeech.train.learner import Learner, StepError
 from ctcspeech.train.log import MetricsLog, Profile, Sums
-from ctcspeech.train.prepare import compute_statistics, prepare
+from ctcspeech.train.prepare import Manifests, compute_statistics, prepare
 from ctcspeech.train.processes import Process, process_group
-from ctcspeech.train.resume import last_checkpoint, last_folder
+from ctcspeech.train.resume import check_data, last_checkpoint, last_folder
 from ctcspeech.train.validation import Validation, validate
 
 __all__ = ["train"]
@@ -50,19 +51,23 @@ def train(
     run: str | os.PathLike[str],
     resume: bool = False,
     report: Callable[[str], None] = print,
+    *,
+    force: bool = False,
 ) -> Path:
     """Trains a model as `config` says, in the folder `run`; returns the folder of the result.
 
-    With `resume` the run in that folder goes on where it stopped (or begins, if there is none).
-    Under `torchrun` each process calls this; one that torchrun has restarted resumes. SIGTERM and
-    SIGINT end it after the current step with a checkpoint to resume from, and KeyboardInterrupt.
+    With `resume` the run in that folder goes on where it stopped (or begins, if there is none); it
+    is refused when its data are no longer those of the run, unless `force` lets it begin the epoch
+    anew with the data as they are. Under `torchrun` each process calls this; what torchrun has
+    restarted resumes. SIGTERM and SIGINT end it after the current step with a checkpoint to resume
+    from, and KeyboardInterrupt.
 
     Raises TrainingError when training cannot go on, ConfigError, ManifestError, CheckpointError.
     """
     with process_group(config.train) as process:
         if process.rank:
             report = _silent
-        trainer = Trainer(config, Path(run), resume or process.restarted, process, report)
+        trainer = Trainer(config, Path(run), resume or process.restarted, process, report, force)
         with trainer.signals():
             return trainer.run()
 
@@ -97,6 +102,7 @@ class Trainer:
         resume: bool,
         process: Process,
         report: Callable[[str], None],
+        force: bool = False,
     ) -> None:
         self.config, self.folder, self.process = config, folder, process
         self.device, self.report = process.device, report
@@ -114,7 +120,9 @@ class Trainer:
         self.last_folder = last_folder(folder)
         self.best = Best(config.train, folder / "checkpoints", folder / "model")
         last = last_checkpoint(config, folder, resume, process, report)
-        materials = prepare(config, last, report)
+        manifests = Manifests.read(config.data)
+        other_data = check_data(config, folder, manifests, last, force, process, report)
+        materials = prepare(config, manifests, last, report)
         self.alphabet = materials.alphabet
         self.dataset, self.validation = materials.dataset, materials.validation
         self.features = materials.features = materials.features.to(self.device)
@@ -125,7 +133,7 @@ class Trainer:
         self.loader = self._make_loader()
         self.learner = Learner(config, materials, process, self.profile)
         if last is not None:
-            self._load_state(load_training(self.last_folder))
+            self._load_state(load_training(self.last_folder), other_data)
         self.log = self._make_log()
 
     # -- setting up ---------------------------------------------------------------------------
@@ -212,11 +220,14 @@ class Trainer:
             "log_size": self.log.size if self.log else 0,
         }
 
-    def _load_state(self, state: dict[str, Any]) -> None:
+    def _load_state(self, state: dict[str, Any], other_data: bool) -> None:
         self.learner.load_state_dict(state)
         self.learner.sums = Sums.share(state["sums"], self.process.rank, self.process.world_size)
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.planned_for = state["planned_for"]
+        if other_data:
+            self.position, self.planned_for = 0, self.process.world_size
+            self.learner.sums = Sums()
         self.elapsed_before, self.log_keep = state["elapsed"], state["log_size"]
         self.best.items, self.best.waited = state["best"], state["waited"]
         self.report(
