@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 
 from ctcspeech import LanguageModel
-from ctcspeech.lm.model import convert
+from ctcspeech.lm.convert import convert
 
 ROOT = Path(__file__).parent.parent
-QUERY_SOURCES = ("arpa", "image", "probing", "table", "trie", "trie_build", "vocabulary")
+QUERY_SOURCES = ("arpa", "image", "kenlm", "probing", "table", "trie", "trie_build", "vocabulary")
 FORMS = (  # name, kind, bits; KenLM's arguments for the same
     ("probing", "probing", 0, ["probing"]),
     ("trie", "trie", 0, ["trie"]),

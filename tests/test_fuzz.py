@@ -4,6 +4,7 @@ texts, random decoders.
 CTCSPEECH_FUZZ_SECONDS=10 python -m pytest tests/test_fuzz.py
 """
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -54,6 +55,15 @@ def build(tmp_path_factory):
     return build
 
 
+def kenlm_binaries(folder):
+    paths = []
+    for packed in sorted((ROOT / "tests" / "golden" / "ngram" / "kenlm").glob("*.gz")):
+        paths.append(folder / packed.stem)
+        paths[-1].write_bytes(gzip.decompress(packed.read_bytes()))
+    assert paths
+    return [str(path) for path in paths]
+
+
 @pytest.mark.parametrize(
     ("name", "sanitizer"),
     [
@@ -63,10 +73,11 @@ def build(tmp_path_factory):
         ("beam", "thread"),
     ],
 )
-def test_fuzz(build, name, sanitizer):
+def test_fuzz(build, name, sanitizer, tmp_path):
     fuzzer = build(name, sanitizer)
     seconds = os.environ["CTCSPEECH_FUZZ_SECONDS"]
-    done = subprocess.run([str(fuzzer), seconds, "0"], capture_output=True, text=True)
+    corpus = kenlm_binaries(tmp_path) if name == "ngram" else []
+    done = subprocess.run([str(fuzzer), seconds, "0", *corpus], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     cases = int(done.stdout.split()[0])
     assert cases > FEWEST[name]

@@ -9,7 +9,7 @@ from test_language_model import SMALL, load, random_arpa, random_sentences
 
 from ctcspeech import LanguageModel
 from ctcspeech.errors import LanguageModelError
-from ctcspeech.lm.model import convert
+from ctcspeech.lm.convert import convert
 
 SENTENCES = ["a b", "b a b", "a c zzz", "", "c c <unk> b </s> a"]
 
@@ -151,7 +151,7 @@ WRONG = {
         "\\data\\\n" + "".join(f"ngram {n}=1\n" for n in range(1, 14)),
         "line 14: order 13, but at most 12",
     ),
-    "KenLM's binary": ("mmap lm http://kheafield.com/code format version 5\n\0", "lm convert"),
+    "KenLM's binary": ("mmap lm http://kheafield.com/code format version 5\n\0", "truncated"),
 }
 
 
@@ -276,7 +276,7 @@ def sign_header(data):
 def use(path):
     """Loads a file and asks for all that it has; a LanguageModelError is all that may happen."""
     try:
-        model = LanguageModel.load(path)
+        model = LanguageModel.load(path, verify=False)
         list(model.vocabulary)
         for sentence in random_sentences(0, 30):
             model.full_scores(sentence)
@@ -337,10 +337,78 @@ def test_damage_is_found(tmp_path):
     data[-9] ^= 1  # in the last section
     path.write_bytes(data)
     with pytest.raises(LanguageModelError, match="section .* is damaged"):
-        LanguageModel.load(path).verify()
+        LanguageModel.load(path, verify=False).verify()
+    with pytest.raises(LanguageModelError, match="section .* is damaged"):
+        LanguageModel.load(path)
     with pytest.raises(LanguageModelError, match="truncated"):
         path.write_bytes(good[:-1])
         LanguageModel.load(path)
+
+
+@pytest.mark.parametrize("kind", ["probing", "trie"])
+def test_every_flipped_bit_is_found(tmp_path, kind):
+    load(tmp_path, random_arpa(1, 3, words=5))
+    path = tmp_path / "model.bin"
+    convert(tmp_path / "model.arpa", path, kind)
+    good = path.read_bytes()
+    sections = int.from_bytes(good[24:28], "little")
+    entries = [struct.unpack_from("<IIQQQQ", good, 184 + 40 * i) for i in range(sections)]
+    meant = bytearray(len(good))  # zeros between the sections mean nothing
+    meant[: 184 + 40 * sections + 8] = b"\1" * (184 + 40 * sections + 8)
+    for _, _, offset, size, _, _ in entries:
+        meant[offset : offset + size] = b"\1" * size
+    rng = random.Random(kind)
+    places = [i for i, used in enumerate(meant) if used]
+    for at in [*range(0, 184, 5), *rng.choices(places, k=300)]:
+        data = bytearray(good)
+        data[at] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        with pytest.raises(LanguageModelError):
+            LanguageModel.load(path)
+
+
+@pytest.mark.parametrize("kind", ["probing", "trie", "quantised"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1.5])
+def test_poisoned_values(tmp_path, kind, value):
+    """Checksums made right again, as one would who means harm."""
+    load(tmp_path, random_arpa(1, 3, words=5))
+    path = tmp_path / "model.bin"
+    bits = 4 if kind == "quantised" else 0
+    convert(
+        tmp_path / "model.arpa", path, "probing" if kind == "probing" else "trie",
+        probability_bits=bits, backoff_bits=bits,
+    )  # fmt: skip
+    good = path.read_bytes()
+    sections = int.from_bytes(good[24:28], "little")
+    poisoned = 0
+    for i in range(sections):
+        entry = list(struct.unpack_from("<IIQQQQ", good, 184 + 40 * i))
+        identity, _, offset, size = entry[:4]
+        places = {
+            4: range(
+                0, size - 32, 8 if kind == "probing" else 16
+            ),  # unigrams: probability, backoff
+            7: range(0, 4),  # codes of probabilities, the first of which is in use
+            8: range(8, 12),  # codes of back-off weights: the first that is not 0
+        }.get(identity, ())
+        for place in list(places)[:1]:
+            for at, is_backoff in ((place, identity == 8), (place + 4, True)):
+                if (identity in (7, 8)) and at != place:
+                    continue
+                if value == 1.5 and (is_backoff or identity == 4):
+                    continue  # a weight may be above 0; the sign of a unigram is not stored
+                if value == math.inf and not is_backoff:
+                    continue  # -inf is a probability of 0
+                data = bytearray(good)
+                data[offset + at : offset + at + 4] = struct.pack("<f", value)
+                entry[5] = checksum(bytes(data[offset : offset + size]))
+                struct.pack_into("<IIQQQQ", data, 184 + 40 * i, *entry)
+                sign_header(data)
+                path.write_bytes(data)
+                with pytest.raises(LanguageModelError, match="log10"):
+                    LanguageModel.load(path)
+                poisoned += 1
+    assert poisoned or (kind != "quantised" and value == 1.5)
 
 
 def test_damaged_arpa(tmp_path):

@@ -7,7 +7,7 @@ from test_language_model import load, random_arpa, random_sentences
 
 from ctcspeech import LanguageModel
 from ctcspeech.errors import LanguageModelError
-from ctcspeech.lm.model import convert, fit_mixture, mix
+from ctcspeech.lm.convert import convert, fit_mixture, mix
 
 
 def normalised(tmp_path, name, words, counts):

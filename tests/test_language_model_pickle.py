@@ -8,7 +8,7 @@ from test_language_model import SMALL, random_arpa, random_sentences
 
 from ctcspeech import Alphabet, LanguageModel
 from ctcspeech.errors import LanguageModelError
-from ctcspeech.lm.model import convert
+from ctcspeech.lm.convert import convert
 
 
 @pytest.fixture

@@ -196,7 +196,9 @@ std::unique_ptr<Model> from_bytes(const nb::bytes& bytes, const std::string& nam
   const char* data = bytes.c_str();
   const size_t size = bytes.size();
   nb::gil_scoped_release release;
-  return Model::from_image(ngram::Image::copy(data, size, name), name);
+  auto model = Model::from_image(ngram::Image::copy(data, size, name), name);
+  model->verify();
+  return model;
 }
 
 void bind_table(nb::module_& m) {
@@ -266,6 +268,12 @@ void bind_ngram(nb::module_& m) {
              const ngram::WordScore score = model.full_score(state, word, next);
              return std::make_tuple(score.log10, next);
            })
+      .def("full_score_word",
+           [](const Model& model, const State& state, WordIndex word) {
+             State next;
+             const ngram::WordScore score = model.full_score(state, word, next);
+             return std::make_tuple(score.log10, score.order, next);
+           })
       .def("full_scores",
            [](const Model& model, const nb::bytes& text, bool bos, bool eos) {
              return collect(model, words_of(view(text)), bos, eos);
@@ -286,8 +294,7 @@ void bind_ngram(nb::module_& m) {
            })
       .def("summarize", &summarize, nb::arg("lines"), nb::arg("bos"), nb::arg("eos"))
       .def("info", &info)
-      .def("verify", [](const Model& model) { model.image().verify(); },
-           nb::call_guard<nb::gil_scoped_release>())
+      .def("verify", &Model::verify, nb::call_guard<nb::gil_scoped_release>())
       .def("write", &write_image, nb::arg("write"));
 }
 

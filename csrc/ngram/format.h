@@ -23,7 +23,8 @@
 //   kUnigrams            {float probability, float backoff}[V]
 //   kProbing, n >= 2     {uint64 key, float probability, float backoff}[buckets + extra] for
 //                        n < order, {uint64 key, float probability} for n = order (12 bytes, packed).
-//                        key = the n words hashed newest first; 0: empty. Buckets and `extra` as above
+//                        key = the n words hashed newest first (with KenLM's hash if flags say so,
+//                        for models that were such binaries); 0: empty. Buckets and `extra` as above
 // Kind 2, trie
 //   kUnigrams            {float probability, float backoff, uint64 first_child}[V + 1]; the children
 //                        of word i are the entries [first_child of i, first_child of i + 1) of order 2
@@ -43,6 +44,7 @@
 // forgotten. +0.0 says that the weight is 0 but a longer n-gram exists.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "ngram/ngram.h"
@@ -63,7 +65,7 @@ struct Header {
   uint32_t section_count;
   WordIndex bos;
   WordIndex eos;
-  uint32_t flags;  // kHasUnknown
+  uint32_t flags;  // kHasUnknown, kKenlmKeys; a reader MUST refuse others
   uint64_t file_size;
   uint64_t vocabulary_size;  // V, with <unk>
   uint64_t seed;             // of the keys of kind 1
@@ -75,6 +77,7 @@ struct Header {
 static_assert(sizeof(Header) == 184, "the header has no padding");
 
 constexpr uint32_t kHasUnknown = 1;  // the source listed <unk>; else its probability is a default
+constexpr uint32_t kKenlmKeys = 2;   // of kind 1: keys grow by kenlm_extend_key
 
 enum SectionId : uint32_t {
   kVocabularyOffsets = 1,
@@ -116,6 +119,15 @@ struct VocabularySlot {
   uint32_t tag;
   uint32_t index;
 };
+
+// Of stored values, as a model's file may hold them.
+inline void check_probability(float log10) {
+  if (!(log10 <= 0)) throw Error("a log10 probability is above 0 or not a number");
+}
+inline void check_backoff(float log10) {
+  if (!std::isfinite(log10)) throw Error("a log10 back-off weight is not finite");
+}
+
 constexpr uint32_t kEmptySlot = 0xFFFFFFFFu;
 
 }  // namespace ctcspeech::ngram

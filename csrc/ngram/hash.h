@@ -1,9 +1,11 @@
-// The hashes of the binary format. Part of the format: a change needs a new version of it.
+// The hashes of the binary format, and the sizing of its hash tables. Part of the format: a change needs a new version of it.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace ctcspeech::ngram {
 
@@ -27,6 +29,12 @@ inline uint64_t bucket_of(uint64_t hash, uint64_t buckets) { return multiply_hig
 inline uint64_t extend_key(uint64_t key, uint32_t word) {
   key = (key ^ ((static_cast<uint64_t>(word) + 1) * 0x9E3779B97F4A7C15ull)) * 0xD6E8FEB86659FD93ull;
   return key ^ (key >> 29);
+}
+
+// The same by KenLM, where a key begins as the newest word's number: for models that come from its
+// binaries, whose n-grams are known by these keys alone.
+inline uint64_t kenlm_extend_key(uint64_t key, uint32_t word) {
+  return (key * 8978948897894561157ull) ^ ((static_cast<uint64_t>(word) + 1) * 17894857484156487943ull);
 }
 
 // Keys as they are stored and placed: mixed once more, and never 0, which marks an empty slot.
@@ -84,6 +92,22 @@ inline uint64_t checksum(const unsigned char* bytes, uint64_t size) {
     h ^= h >> 32;
   }
   return h;
+}
+
+// How many slots must follow the last bucket, and how far from its bucket an entry can come to stand:
+// the larger of the two, when hashes are inserted by linear probing without wrapping around. The
+// slots that end up occupied do not depend on the order of insertion, and neither does this bound.
+inline uint64_t overflow_slots(const std::vector<uint64_t>& hashes, uint64_t buckets) {
+  std::vector<uint32_t> load(buckets, 0);
+  for (uint64_t hash : hashes) ++load[bucket_of(hash, buckets)];
+  uint64_t waiting = 0, longest = 0, run = 0;  // entries pushed on; length of the current full run
+  for (uint64_t b = 0; b < buckets || waiting > 0; ++b) {
+    if (b < buckets) waiting += load[b];
+    run = waiting > 0 ? run + 1 : 0;
+    longest = std::max(longest, run);
+    if (waiting > 0) --waiting;
+  }
+  return longest + 1;
 }
 
 }  // namespace ctcspeech::ngram

@@ -64,7 +64,6 @@ std::unique_ptr<Image> Image::copy(const void* bytes, uint64_t size, const std::
   image->size_ = size;
   std::memcpy(memory, bytes, size);
   image->check_header(name);
-  image->verify();
   return image;
 }
 
@@ -97,6 +96,7 @@ void Image::check_header(const std::string& name) {
   if (header_.kind != static_cast<uint32_t>(Kind::kProbing) &&
       header_.kind != static_cast<uint32_t>(Kind::kTrie))
     fail("of unknown kind " + std::to_string(header_.kind));
+  if ((header_.flags & ~(kHasUnknown | kKenlmKeys)) != 0) fail("flags in the header are unknown");
   if (header_.order < 1 || header_.order > kMaxOrder)
     fail("order " + std::to_string(header_.order) + " is not from 1 to " + std::to_string(kMaxOrder));
   if (header_.vocabulary_size < 1 || header_.vocabulary_size >= kEmptySlot ||

@@ -29,7 +29,7 @@ class Image {
  public:
   // Maps a file and checks its header and the bounds of its sections. Throws Error.
   static std::unique_ptr<Image> map(const std::string& path);
-  // A copy of a file's bytes, checked in the same way and by its checksums. Throws Error.
+  // A copy of a file's bytes, checked in the same way. Throws Error.
   static std::unique_ptr<Image> copy(const void* bytes, uint64_t size, const std::string& name);
   ~Image();
   Image(const Image&) = delete;
@@ -47,12 +47,12 @@ class Image {
   Section section(SectionId id, uint32_t order = 0, uint64_t bytes = kAnySize) const;
   // Reads everything and compares the checksums of the sections. Throws Error at the first wrong one.
   void verify() const;
+  [[noreturn]] void fail(const std::string& what) const;  // Error with the file's name
 
  private:
   friend class ImageBuilder;
   Image() = default;
   void check_header(const std::string& name);
-  [[noreturn]] void fail(const std::string& what) const;
 
   std::string name_ = "the model in memory";
   const unsigned char* data_ = nullptr;

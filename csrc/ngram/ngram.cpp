@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "ngram/arpa.h"
+#include "ngram/kenlm.h"
 #include "ngram/probing.h"
 #include "ngram/trie.h"
 
@@ -22,10 +23,6 @@ using File = std::unique_ptr<std::FILE, CloseFile>;
 void refuse_foreign(const std::string& path, std::string_view head) {
   if (head.substr(0, 2) == "\x1f\x8b")
     throw Error(path + ": compressed; read it with ctcspeech.LanguageModel.load, or gunzip it");
-  if (head.substr(0, 6) == "mmap l")
-    throw Error(path +
-                ": a binary of KenLM, whose layout belongs to KenLM; convert the ARPA file that it "
-                "was made from: `ctcspeech lm convert model.arpa model.bin`");
   if (head.substr(0, 5) == "iARPA")
     throw Error(path + ": a binary of IRSTLM; write ARPA with `compile-lm --text=yes`");
 }
@@ -38,10 +35,11 @@ Model::~Model() = default;
 std::unique_ptr<Model> Model::load(const std::string& path, float unknown) {
   File file(std::fopen(path.c_str(), "rb"));
   if (!file) throw Error(path + ": " + std::strerror(errno));
-  char head[8] = {};
+  char head[64] = {};
   const size_t got = std::fread(head, 1, sizeof head, file.get());
-  if (got == sizeof head && std::memcmp(head, kMagic, sizeof kMagic) == 0)
+  if (got >= sizeof kMagic && std::memcmp(head, kMagic, sizeof kMagic) == 0)
     return from_image(Image::map(path), path);
+  if (is_kenlm({head, got})) return load_kenlm(path);
   refuse_foreign(path, {head, got});
   std::rewind(file.get());
   LineReader lines([&](char* buffer, size_t size) {
@@ -50,6 +48,13 @@ std::unique_ptr<Model> Model::load(const std::string& path, float unknown) {
     return n;
   });
   return from_image(build_probing(*read_arpa(lines, path, unknown)), path);
+}
+
+std::unique_ptr<Model> Model::load_kenlm(const std::string& path) {
+  KenlmModel read = read_kenlm(path);
+  if (read.table)
+    read.image = build_trie(*read.table, read.probability_bits, read.backoff_bits);
+  return from_image(std::move(read.image), path);
 }
 
 std::unique_ptr<Model> Model::from_image(std::unique_ptr<Image> image, const std::string& name) {
@@ -78,6 +83,15 @@ std::unique_ptr<Model> Model::from_image(std::unique_ptr<Image> image, const std
                                        : model->trie_->unigrams[model->bos_].backoff;
   }
   return model;
+}
+
+void Model::verify() const {
+  image_->verify();
+  try {
+    probing_ ? probing_->check_values() : trie_->check_values();
+  } catch (const Error& error) {
+    image_->fail(error.what());
+  }
 }
 
 size_t Model::ngram_count(int order) const { return image_->header().counts[order - 1]; }

@@ -68,7 +68,8 @@ struct TrieView;       // ngram/trie.h
 
 class Model {
  public:
-  // Reads a plain ARPA file or a binary of this package, told apart by content. Throws Error.
+  // Reads a plain ARPA file, a binary of this package, or one of KenLM, told apart by content. Throws
+  // Error. A binary of this package is mapped and only its header is read: see verify().
   // `unknown` is log10 P(<unk>) for an ARPA file that has no <unk>.
   static std::unique_ptr<Model> load(const std::string& path, float unknown = kDefaultUnknown);
   // Takes a binary image. `name` stands in error messages for the file.
@@ -98,8 +99,13 @@ class Model {
   }
   WordScore full_score(const State& in, WordIndex word, State& out) const;
 
+  // Reads all of it: throws Error where a checksum is wrong, a probability is above 0 or no number,
+  // or a back-off weight is not finite.
+  void verify() const;
+
  private:
   Model();
+  static std::unique_ptr<Model> load_kenlm(const std::string& path);
 
   std::unique_ptr<Image> image_;
   std::unique_ptr<VocabularyView> vocabulary_;

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "ngram/slots.h"
 #include "ngram/table.h"
 
 namespace ctcspeech::ngram {
@@ -22,21 +21,53 @@ float pack(float log10, bool extends_left) {
   return std::copysign(std::fabs(log10), extends_left ? -1.0f : 1.0f);
 }
 
-// Keys of all entries of a level.
-std::vector<uint64_t> level_keys(const Level& level, uint64_t seed) {
-  std::vector<uint64_t> keys(level.size());
-  for (size_t i = 0; i < keys.size(); ++i) {
-    uint64_t key = seed;
-    for (int k = 0; k < level.n; ++k) key = extend_key(key, level.entry(i)[k]);
-    keys[i] = stored_key(key);
+// A table under the keys of one seed.
+class TableSource : public ProbingSource {
+ public:
+  TableSource(const Table& table, uint64_t seed) : table_(table), seed_(seed) {}
+
+  Header header() const override {
+    Header header{};
+    header.order = static_cast<uint32_t>(table_.order());
+    header.bos = table_.bos;
+    header.eos = table_.eos;
+    header.flags = table_.has_unknown ? kHasUnknown : 0;
+    header.vocabulary_size = table_.vocabulary.size();
+    header.seed = seed_;
+    for (int n = 1; n <= table_.order(); ++n) header.counts[n - 1] = table_.levels[n - 1].size();
+    return header;
   }
-  return keys;
-}
+  const Vocabulary& vocabulary() const override { return table_.vocabulary; }
+  UnigramRecord unigram(uint64_t i) const override {
+    const Level& words = table_.levels[0];
+    return {pack(words.probability[i], words.extends_left[i] != 0), words.backoff[i]};
+  }
+  std::vector<uint64_t> keys(int n) const override {
+    const Level& level = table_.levels[n - 1];
+    std::vector<uint64_t> keys(level.size());
+    for (size_t i = 0; i < keys.size(); ++i) {
+      uint64_t key = seed_;
+      for (int k = 0; k < n; ++k) key = extend_key(key, level.entry(i)[k]);
+      keys[i] = stored_key(key);
+    }
+    return keys;
+  }
+  ProbingRecord record(int n, uint64_t i) const override {
+    const Level& level = table_.levels[n - 1];
+    const bool extends_left = n < table_.order() && level.extends_left[i] != 0;
+    return {0, pack(level.probability[i], extends_left), level.backoff[i]};
+  }
+
+ private:
+  const Table& table_;
+  uint64_t seed_;
+};
 
 // Fills the slots of one order; false where two n-grams have one key.
-bool fill_level(const Level& level, const std::vector<uint64_t>& keys, int order,
-                uint64_t buckets, unsigned char* slots) {
-  const uint64_t size = record_size(level.n, order);
+bool fill_order(const ProbingSource& source, int n, int order, uint64_t buckets,
+                unsigned char* slots) {
+  const std::vector<uint64_t> keys = source.keys(n);
+  const uint64_t size = record_size(n, order);
   for (size_t i = 0; i < keys.size(); ++i) {
     unsigned char* slot = slots + bucket_of(keys[i], buckets) * size;
     uint64_t there;
@@ -45,48 +76,35 @@ bool fill_level(const Level& level, const std::vector<uint64_t>& keys, int order
       if (there == 0) break;
       if (there == keys[i]) return false;
     }
-    ProbingRecord record{keys[i], 0.0f, 0.0f};
-    record.probability =
-        pack(level.probability[i], level.n < order && level.extends_left[i] != 0);
-    record.backoff = level.backoff[i];
+    ProbingRecord record = source.record(n, i);
+    record.key = keys[i];
     std::memcpy(slot, &record, size);
   }
   return true;
 }
 
-std::unique_ptr<Image> try_seed(const Table& table, uint64_t seed) {
-  const int order = table.order();
-  Header header{};
+// Null where two n-grams have one key.
+std::unique_ptr<Image> try_build(const ProbingSource& source) {
+  Header header = source.header();
   header.kind = static_cast<uint32_t>(Kind::kProbing);
-  header.order = static_cast<uint32_t>(order);
-  header.bos = table.bos;
-  header.eos = table.eos;
-  header.flags = table.has_unknown ? kHasUnknown : 0;
-  header.vocabulary_size = table.vocabulary.size();
-  header.seed = seed;
-  for (int n = 1; n <= order; ++n) header.counts[n - 1] = table.levels[n - 1].size();
-
+  const int order = static_cast<int>(header.order);
   ImageBuilder builder(header);
-  table.vocabulary.announce(builder);
-  builder.announce(kUnigrams, 0, table.vocabulary.size() * sizeof(UnigramRecord));
+  source.vocabulary().announce(builder);
+  builder.announce(kUnigrams, 0, header.vocabulary_size * sizeof(UnigramRecord));
   for (int n = 2; n <= order; ++n) {
-    const Level& level = table.levels[n - 1];
-    const uint64_t buckets = buckets_for(level.size());
-    const uint64_t extra = overflow_slots(level_keys(level, seed), buckets);
-    builder.announce(kProbing, n, (buckets + extra) * record_size(n, order), extra);
+    const uint64_t buckets = buckets_for(header.counts[n - 1]);
+    const uint64_t extra = overflow_slots(source.keys(n), buckets);
+    builder.announce(kProbing, static_cast<uint32_t>(n), (buckets + extra) * record_size(n, order),
+                     extra);
   }
   builder.allocate();
-  table.vocabulary.fill(builder);
-  const Level& words = table.levels[0];
+  source.vocabulary().fill(builder);
   UnigramRecord* unigrams = builder.section_as<UnigramRecord>(kUnigrams);
-  for (size_t i = 0; i < words.size(); ++i)
-    unigrams[i] = {pack(words.probability[i], words.extends_left[i] != 0), words.backoff[i]};
-  for (int n = 2; n <= order; ++n) {
-    const Level& level = table.levels[n - 1];
-    if (!fill_level(level, level_keys(level, seed), order, buckets_for(level.size()),
-                    builder.section(kProbing, n)))
+  for (uint64_t i = 0; i < header.vocabulary_size; ++i) unigrams[i] = source.unigram(i);
+  for (int n = 2; n <= order; ++n)
+    if (!fill_order(source, n, order, buckets_for(header.counts[n - 1]),
+                    builder.section(kProbing, static_cast<uint32_t>(n))))
       return nullptr;
-  }
   return builder.finish();
 }
 
@@ -94,13 +112,20 @@ std::unique_ptr<Image> try_seed(const Table& table, uint64_t seed) {
 
 std::unique_ptr<Image> build_probing(const Table& table) {
   for (uint64_t seed = 1;; ++seed)
-    if (auto image = try_seed(table, seed)) return image;
+    if (auto image = try_build(TableSource(table, seed))) return image;
+}
+
+std::unique_ptr<Image> build_probing(const ProbingSource& source) {
+  auto image = try_build(source);
+  if (!image) throw Error("two n-grams have one key: damaged");
+  return image;
 }
 
 ProbingView::ProbingView(const Image& image)
     : order(static_cast<int>(image.header().order)),
       vocabulary_size(image.header().vocabulary_size),
-      seed(image.header().seed) {
+      seed(image.header().seed),
+      kenlm_keys((image.header().flags & kKenlmKeys) != 0) {
   unigrams = image.section(kUnigrams, 0, vocabulary_size * sizeof(UnigramRecord))
                  .as<UnigramRecord>();
   for (int n = 2; n <= order; ++n) {
@@ -109,6 +134,23 @@ ProbingView::ProbingView(const Image& image)
     if (section.size % size != 0 || section.extra >= slots)
       throw Error("the table of order " + std::to_string(n) + " is damaged");
     orders[n] = {section.data, slots - section.extra, section.extra};
+  }
+}
+
+void ProbingView::check_values() const {
+  for (uint64_t i = 0; i < vocabulary_size; ++i) {
+    check_probability(-std::fabs(unigrams[i].probability));
+    check_backoff(unigrams[i].backoff);
+  }
+  for (int n = 2; n <= order; ++n) {
+    const uint64_t size = record_size(n, order), slots = orders[n].buckets + orders[n].extra;
+    ProbingRecord record{0, 0.0f, 0.0f};
+    for (uint64_t i = 0; i < slots; ++i) {
+      std::memcpy(&record, orders[n].slots + i * size, size);
+      if (record.key == 0) continue;
+      check_probability(-std::fabs(record.probability));
+      check_backoff(record.backoff);
+    }
   }
 }
 
@@ -128,14 +170,15 @@ inline bool forgettable(float backoff) { return backoff == 0.0f && std::signbit(
 
 }  // namespace
 
-WordScore ProbingView::full_score(const State& in, WordIndex word, State& out) const {
+template <bool kKenlmKeys>
+WordScore ProbingView::score(const State& in, WordIndex word, State& out) const {
   if (word >= vocabulary_size) word = 0;
   const int context = in.length < order - 1 ? in.length : order - 1;
   uint64_t keys[kMaxOrder + 1];
   const unsigned char* places[kMaxOrder + 1];
-  uint64_t key = extend_key(seed, word);
+  uint64_t key = kKenlmKeys ? word : extend_key(seed, word);
   for (int n = 2; n <= context + 1; ++n) {
-    key = extend_key(key, in.words[n - 2]);
+    key = kKenlmKeys ? kenlm_extend_key(key, in.words[n - 2]) : extend_key(key, in.words[n - 2]);
     keys[n] = stored_key(key);
     places[n] = orders[n].slots + bucket_of(keys[n], orders[n].buckets) *
                                       (n < order ? sizeof(ProbingRecord) : kLongestRecordSize);
@@ -165,5 +208,8 @@ WordScore ProbingView::full_score(const State& in, WordIndex word, State& out) c
   for (int i = matched - 1; i < context; ++i) log10 += in.backoff[i];
   return {log10, matched};
 }
+
+template WordScore ProbingView::score<false>(const State&, WordIndex, State&) const;
+template WordScore ProbingView::score<true>(const State&, WordIndex, State&) const;
 
 }  // namespace ctcspeech::ngram

@@ -73,7 +73,8 @@ void fill_added(std::vector<Level>& levels, const std::vector<std::unique_ptr<Le
       const WordIndex* words = level.entry(i);
       const uint64_t suffix = n == 2 ? words[0] : index[n - 2]->find(words);
       const uint64_t context = n == 2 ? words[1] : index[n - 2]->find(words + 1);
-      level.probability[i] = shorter.probability[suffix] + shorter.backoff[context];
+      level.probability[i] =
+          std::min(0.0f, shorter.probability[suffix] + shorter.backoff[context]);
     }
   }
 }

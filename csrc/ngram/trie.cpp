@@ -90,6 +90,20 @@ TrieView::TrieView(const Image& image)
   }
 }
 
+void TrieView::check_values() const {
+  for (uint64_t i = 0; i < vocabulary_size; ++i) {
+    check_probability(-unigrams[i].probability);
+    check_backoff(unigrams[i].backoff);
+  }
+  for (int n = 2; n <= order; ++n) {
+    const Order& level = orders[n];
+    for (uint64_t i = 0; i < level.entries; ++i) {
+      check_probability(level.probability(i));
+      if (n < order) check_backoff(level.backoff(i));
+    }
+  }
+}
+
 TrieView::Range TrieView::children(int n, uint64_t i) const {
   if (n >= order) return {0, 0};
   Range range;

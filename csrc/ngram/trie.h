@@ -71,6 +71,7 @@ struct TrieView {
 
   explicit TrieView(const Image& image);
   WordScore full_score(const State& in, WordIndex word, State& out) const;
+  void check_values() const;  // throws Error
   // The children, in order n + 1, of entry i of order n; never outside of that order's records.
   Range children(int n, uint64_t i) const;
 

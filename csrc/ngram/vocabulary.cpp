@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "ngram/slots.h"
+#include "ngram/hash.h"
 
 namespace ctcspeech::ngram {
 

@@ -23,7 +23,9 @@ app = typer.Typer(
 app.command()(build)
 
 MODEL = typer.Argument(
-    help="An ARPA file (plain, gz, bz2, xz) or a binary.", exists=True, dir_okay=False
+    help="An ARPA file (plain, gz, bz2, xz) or a binary (also KenLM's).",
+    exists=True,
+    dir_okay=False,
 )
 
 
@@ -125,7 +127,7 @@ KIND = typer.Option(
 @app.command()
 def convert(
     source: Path = typer.Argument(
-        help="An ARPA file or a trie binary.", exists=True, dir_okay=False
+        help="An ARPA file, a binary, or a binary of KenLM.", exists=True, dir_okay=False
     ),
     target: Path = typer.Argument(help="The file to write."),
     kind: str = KIND,
@@ -139,11 +141,15 @@ def convert(
     ctcspeech lm convert lm.arpa.gz lm.bin
     ctcspeech lm convert lm.arpa small.bin --kind trie --probability-bits 8 --backoff-bits 8
     ctcspeech lm convert small.bin lm.arpa
+    ctcspeech lm convert kenlm.bin lm.bin
+
+    A KenLM binary of kind trie can become anything, one of kind probing only another probing
+    binary: it keeps hashes of its n-grams.
     """
-    from ctcspeech.lm import model as language_model
+    from ctcspeech.lm.convert import convert as convert_model
 
     try:
-        language_model.convert(
+        convert_model(
             source,
             target,
             kind,
@@ -166,13 +172,15 @@ def info(
     \b
     ctcspeech lm info lm.bin --verify
     """
+    from ctcspeech.lm.files import file_kind
     from ctcspeech.lm.model import LanguageModel
 
-    lm = LanguageModel.load(model)
+    lm = LanguageModel.load(model, verify=False)
     facts = lm.info()
     binary = facts["mapped"]
     print(f"{'file':<18} {model} ({model.stat().st_size / 1e6:.1f} MB)")
-    print(f"{'kind':<18} {facts['kind'] if binary else 'ARPA'}")
+    foreign = {"kenlm": f"KenLM's {facts['kind']}", "arpa": "ARPA"}
+    print(f"{'kind':<18} {foreign.get(file_kind(model), facts['kind'])}")
     print(f"{'order':<18} {facts['order']}")
     for n, count in enumerate(facts["counts"], 1):
         print(f"{f'{n}-grams':<18} {count}")
@@ -209,7 +217,8 @@ def mix(
     The result lists the n-grams of both with P = weight P1 + (1 - weight) P2. Fit the weight on
     text that neither model was estimated from, else it goes to the model that has seen it.
     """
-    from ctcspeech.lm import model as language_model
+    from ctcspeech.lm.convert import fit_mixture
+    from ctcspeech.lm.convert import mix as mix_models
     from ctcspeech.lm.model import LanguageModel
 
     if (text is None) == (weight is None):
@@ -218,14 +227,14 @@ def mix(
     if weight is None:
         models = [LanguageModel.load(path) for path in (first, second)]
         sentences = [line.decode("utf-8", "replace") for line in lines]
-        weight = language_model.fit_mixture(models[0], models[1], sentences)
+        weight = fit_mixture(models[0], models[1], sentences)
         for path, lm in zip((first, second), models, strict=True):
             print(f"{path}: perplexity {lm.score_text(lines).perplexity_without_oov:.2f}")
         print(f"weight of {first}: {weight:.4f}")
     if kind is None:
         kind = "arpa" if target.name.endswith((".arpa", ".arpa.gz")) else "probing"
     try:
-        language_model.mix(first, second, target, weight, kind)
+        mix_models(first, second, target, weight, kind)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if text is not None:

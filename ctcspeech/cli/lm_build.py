@@ -94,7 +94,7 @@ def build(
         )
         report.close()
         if arpa != output:
-            from ctcspeech.lm.model import convert
+            from ctcspeech.lm.convert import convert
 
             convert(
                 arpa,

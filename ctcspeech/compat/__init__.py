@@ -1,4 +1,4 @@
-"""The interfaces of other packages' decoders, over `ctcspeech.BeamDecoder`: a program that uses
+"""The interfaces of other packages' decoders and language models, over ours: a program that uses
 those packages changes its import and nothing else."""
 
-__all__ = ["pyctcdecode", "torchaudio"]
+__all__ = ["kenlm", "pyctcdecode", "torchaudio"]

@@ -19,8 +19,7 @@ space is not scored as one more unknown word. A word that stands in the language
 `unigrams` is scored as unknown. `prune_history` is accepted and has no effect: histories that the
 language model cannot tell apart are pruned for a single text and kept for lists of beams. A word's
 frames are those of the best alignment. A pool is accepted and not used: batches are decoded by
-threads. Language models are ARPA files and binaries of `ctcspeech lm`; KenLM's binaries are not
-read.
+threads. Language models are ARPA files, KenLM's binaries, and binaries of `ctcspeech lm`.
 
 `install()` makes the name `pyctcdecode` mean this module, for libraries that import it themselves,
 such as the Wav2Vec2ProcessorWithLM of transformers.
@@ -161,8 +160,8 @@ class LanguageModel:
         unk_score_offset: float = DEFAULT_UNK_LOGP_OFFSET,
         score_boundary: bool = DEFAULT_SCORE_LM_BOUNDARY,
     ) -> None:
-        """kenlm_model: a `ctcspeech.LanguageModel`, a file, or a `kenlm.Model` read from an ARPA
-        file. unigrams: the known words; by default the model's."""
+        """kenlm_model: a `ctcspeech.LanguageModel`, a file, or a `kenlm.Model`.
+        unigrams: the known words; by default the model's."""
         if isinstance(getattr(kenlm_model, "path", None), bytes):  # a kenlm.Model
             kenlm_model = os.fsdecode(kenlm_model.path)
         if not isinstance(kenlm_model, NgramModel):
@@ -398,8 +397,7 @@ class BeamSearchDecoderCTC:
     ) -> "BeamSearchDecoderCTC":
         """Downloads a folder of the Hugging Face hub and loads it.
 
-        Raises ImportError without huggingface_hub, LanguageModelError if the language model is a
-        KenLM binary (as most there are): convert the ARPA file it was made from.
+        Raises ImportError without huggingface_hub.
         """
         try:
             from huggingface_hub import snapshot_download
@@ -529,7 +527,7 @@ def build_ctcdecoder(
     labels: of each class of the logits. kenlm_model_path: ARPA or a binary of `ctcspeech lm`.
     unigrams: the known words, by default the model's. ctc_token_idx: the blank, where its label
     does not tell. For the weights see the head of this module.
-    Raises LanguageModelError if the file is damaged or a KenLM binary.
+    Raises LanguageModelError if the file is damaged.
     """
     alphabet = Alphabet.build_alphabet(labels, ctc_token_idx)
     if kenlm_model_path is None:

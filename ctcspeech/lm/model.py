@@ -1,24 +1,20 @@
-"""N-gram language models: reading, scoring, converting.
+"""N-gram language models: reading and scoring.
 
     model = LanguageModel.load("lm.bin")
     model.score("the quick brown fox")          # log10 P
     model.perplexity("the quick brown fox")
-    convert("lm.arpa.gz", "lm.bin", kind="trie")
 
 Three forms of a model hold the same n-grams. ARPA is text, which every toolkit reads. `probing` is
 a binary of hash tables, the fastest to query. `trie` is a binary of sorted, bit-packed n-grams,
-about half as large, less still with quantised numbers. Binaries are mapped, not read: loading takes
-no time, and processes share the memory. csrc/ngram/format.h describes them.
+about half as large, less still with quantised numbers. Binaries are mapped: processes share the
+memory. KenLM's binaries are read too, anew each time: `lm convert` them once. csrc/ngram/format.h
+and kenlm.h describe the formats.
 
 Probabilities and back-off weights are base-10 logarithms, as in ARPA files.
 """
 
-import bz2
-import contextlib
 import copyreg
-import gzip
 import io
-import lzma
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -29,6 +25,7 @@ from ctcspeech._core import NgramModel, NgramTable
 from ctcspeech._core import NgramState as State
 from ctcspeech.errors import LanguageModelError
 from ctcspeech.files import atomic_write
+from ctcspeech.lm.files import DEFAULT_UNKNOWN, read_model, write_table
 
 __all__ = [
     "LanguageModel",
@@ -36,22 +33,7 @@ __all__ = [
     "TextScore",
     "Vocabulary",
     "WordScore",
-    "convert",
-    "fit_mixture",
-    "mix",
 ]
-
-KINDS = ("arpa", "probing", "trie")
-
-DEFAULT_UNKNOWN = -100.0  # log10 P(<unk>) where an ARPA file lists no <unk>, as in KenLM
-
-# The first bytes of a compressed file, and what opens it.
-_COMPRESSIONS: tuple[tuple[bytes, Any], ...] = (
-    (b"\x1f\x8b", gzip.open),
-    (b"BZh", bz2.open),
-    (b"\xfd7zXZ\x00", lzma.open),
-)
-_BINARY = b"\x89CLM"  # how a binary of this package begins
 
 
 class WordScore(NamedTuple):
@@ -142,22 +124,27 @@ class LanguageModel:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, unknown_log10: float = DEFAULT_UNKNOWN
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        unknown_log10: float = DEFAULT_UNKNOWN,
+        verify: bool = True,
     ) -> "LanguageModel":
-        """Reads an ARPA file (plain, gzip, bzip2, xz) or a binary of this package, told apart by
-        content. A binary is mapped, not read.
+        """Reads an ARPA file (plain, gzip, bzip2, xz), a binary of this package, or one of KenLM
+        (probing or trie, quantised or not), told apart by content. A binary of this package is
+        mapped, the others are read.
 
         `unknown_log10` is the log10 probability of `<unk>` for an ARPA file that lists none.
+        `verify`: compare the checksums of a binary of this package and look at every value, as
+        `verify()` does, which reads it once (about 0.3 s a GB where it is in the file cache).
+        Without, only its header is looked at; one that is damaged elsewhere scores wrongly, or
+        finds no n-grams, but never crashes.
 
         Raises LanguageModelError if the file is damaged or of another kind (with the line of an
         ARPA file), FileNotFoundError and the like if it cannot be opened.
         """
         path = Path(path)
-        with open(path, "rb") as file:
-            binary = file.read(4) == _BINARY
-        if binary:
-            return cls(NgramModel.load(os.fspath(path), DEFAULT_UNKNOWN), path)
-        return cls(_read_table(path, unknown_log10).build("probing", 0, 0), path, unknown_log10)
+        return cls(read_model(path, unknown_log10, verify), path, unknown_log10)
 
     @classmethod
     def read_arpa(
@@ -184,14 +171,11 @@ class LanguageModel:
                 self.core.write(file.write)
         else:
             table = NgramTable.from_model(self.core)
-            _write_table(table, Path(path), str(kind or self.kind), probability_bits, backoff_bits)
+            write_table(table, Path(path), str(kind or self.kind), probability_bits, backoff_bits)
 
     def verify(self) -> None:
-        """Reads the whole model and compares its checksums; LanguageModelError if one is wrong.
-
-        Loading checks the header only. A binary that is damaged elsewhere scores wrongly, or finds
-        no n-grams, but never crashes.
-        """
+        """Reads the whole model: LanguageModelError if a checksum is wrong, a probability is above
+        0 or no number, or a back-off weight is not finite."""
         self.core.verify()
 
     def info(self) -> dict[str, Any]:
@@ -226,7 +210,7 @@ class LanguageModel:
         """The words of the model, `<unk>`, `<s>` and `</s>` included."""
         return Vocabulary(self.core)
 
-    def __contains__(self, word: str) -> bool:
+    def __contains__(self, word: str | bytes) -> bool:
         return self.core.index(_encode(word)) != 0
 
     def __copy__(self) -> "LanguageModel":
@@ -244,18 +228,21 @@ class LanguageModel:
     def __repr__(self) -> str:
         return f"LanguageModel(order={self.order}, counts={self.counts})"
 
-    def score(self, sentence: str | Sequence[str], bos: bool = True, eos: bool = True) -> float:
-        """log10 P(sentence). `sentence` is a text, split at white space, or a list of words; `bos`
-        starts in the context of `<s>`, `eos` ends with the probability of `</s>`."""
+    def score(
+        self, sentence: str | bytes | Sequence[str], bos: bool = True, eos: bool = True
+    ) -> float:
+        """log10 P(sentence). `sentence` is a text (bytes: UTF-8), split at ASCII white space, or
+        a list of words; `bos` starts in the context of `<s>`, `eos` ends with the probability of
+        `</s>`."""
         return self.core.score(_encoded(sentence), bos, eos)
 
     def full_scores(
-        self, sentence: str | Sequence[str], bos: bool = True, eos: bool = True
+        self, sentence: str | bytes | Sequence[str], bos: bool = True, eos: bool = True
     ) -> list[WordScore]:
         """The score of each word, and of `</s>` last if `eos`."""
         return [WordScore(*s) for s in self.core.full_scores(_encoded(sentence), bos, eos)]
 
-    def perplexity(self, sentence: str | Sequence[str]) -> float:
+    def perplexity(self, sentence: str | bytes | Sequence[str]) -> float:
         """10^(-log10 P / words), with `</s>` counted as a word and unknown words included."""
         scores = self.full_scores(sentence)
         return _power(-sum(s.log10 for s in scores), len(scores))
@@ -264,7 +251,7 @@ class LanguageModel:
         self, lines: Sequence[str | bytes], bos: bool = True, eos: bool = True
     ) -> TextScore:
         """Sums over many sentences, quicker than one by one."""
-        encoded = [_encode(line) if isinstance(line, str) else line for line in lines]
+        encoded = [_encode(line) for line in lines]
         return TextScore(len(lines), *self.core.summarize(encoded, bos, eos))
 
     def begin_state(self) -> State:
@@ -279,6 +266,12 @@ class LanguageModel:
         """log10 P(word | state), and the state after the word. States are small, hashable, and
         equal exactly if every continuation scores the same."""
         return self.core.score_word(state, self.core.index(_encode(word)))
+
+    def full_score_word(self, state: State, word: str | bytes) -> tuple[WordScore, State]:
+        """`score_word` with the length of the n-gram used, and whether the word is unknown."""
+        index = self.core.index(_encode(word))
+        log10, order, after = self.core.full_score_word(state, index)
+        return WordScore(log10, order, index == 0), after
 
     def score_end(self, state: State) -> float:
         """log10 P(</s> | state)."""
@@ -313,99 +306,6 @@ def _unpickled(path: str, unknown_log10: float, fingerprint: int) -> LanguageMod
     return model
 
 
-def convert(
-    source: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    kind: str | None = None,
-    *,
-    probability_bits: int = 0,
-    backoff_bits: int = 0,
-    unknown_log10: float = DEFAULT_UNKNOWN,
-) -> None:
-    """Writes the model of one file in another form.
-
-    `kind` is `arpa`, `probing` or `trie`; by default `arpa` if the target's name ends in `.arpa`
-    (then perhaps `.gz`), else `probing`. A trie may be quantised: `probability_bits` (1 to 24) and
-    `backoff_bits` (2 to 24) are the bits of a number, 0 keeps the 32 of a float; 8 and 8 change
-    scores by about 0.01 each.
-
-    Raises LanguageModelError if the source is damaged, or is of kind `probing` and the target is
-    not: a probing binary keeps hashes of its n-grams and cannot list them.
-    """
-    source, target = Path(source), Path(target)
-    if kind is None:
-        name = target.name.lower()
-        kind = "arpa" if name.endswith((".arpa", ".arpa.gz")) else "probing"
-    _check_kind(kind, probability_bits, backoff_bits)
-    with open(source, "rb") as file:
-        binary = file.read(4) == _BINARY
-    if not binary:
-        table = _read_table(source, unknown_log10)
-    else:
-        model = LanguageModel.load(source)
-        model.verify()
-        if kind == model.kind == "probing":
-            return model.save(target)
-        table = NgramTable.from_model(model.core)
-    _write_table(table, target, kind, probability_bits, backoff_bits)
-
-
-def mix(
-    first: str | os.PathLike[str],
-    second: str | os.PathLike[str],
-    target: str | os.PathLike[str],
-    first_weight: float,
-    kind: str = "probing",
-) -> None:
-    """Writes one model that interpolates two: P = w P1 + (1 - w) P2 for every n-gram that either
-    lists, with back-off weights that make the sum over all words 1 (Stolcke 2002, "SRILM").
-
-    A word that one model lacks has the probability 0 there. The files may be ARPA or `trie`.
-    """
-    if not 0 <= first_weight <= 1:
-        raise ValueError(f"first_weight must be from 0 to 1, got {first_weight}")
-    _check_kind(kind, 0, 0)
-    tables = [_listed(Path(path)) for path in (first, second)]
-    _write_table(NgramTable.mix(*tables, first_weight), Path(target), kind, 0, 0)
-
-
-def fit_mixture(
-    first: LanguageModel,
-    second: LanguageModel,
-    sentences: Sequence[str],
-    tolerance: float = 1e-5,
-) -> float:
-    """The weight of the first model with which `mix` gives the sentences the highest probability,
-    by expectation maximisation (Dempster et al. 1977). Words that neither has are left out."""
-    pairs = _mixture_pairs(first, second, sentences)
-    if not pairs:
-        raise LanguageModelError("no word of the text is in a vocabulary of the two models")
-    weight = 0.5
-    for _ in range(1000):
-        total = 0.0
-        for a, b in pairs:
-            ours = weight * a
-            total += ours / (ours + (1.0 - weight) * b)
-        updated = total / len(pairs)
-        change, weight = abs(updated - weight), updated
-        if change < tolerance:
-            break
-    return weight
-
-
-def _mixture_pairs(
-    first: LanguageModel, second: LanguageModel, sentences: Sequence[str]
-) -> list[tuple[float, float]]:
-    pairs = []
-    for sentence in sentences:
-        scores = zip(first.full_scores(sentence), second.full_scores(sentence), strict=True)
-        for a, b in scores:
-            p, q = (0.0 if s.oov else math.pow(10.0, s.log10) for s in (a, b))
-            if p > 0 or q > 0:
-                pairs.append((p, q))
-    return pairs
-
-
 def _power(exponent: float, count: int) -> float:
     if count == 0:
         return math.nan
@@ -415,77 +315,13 @@ def _power(exponent: float, count: int) -> float:
         return math.inf
 
 
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
+def _encode(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
 
 
-def _encoded(sentence: str | Sequence[str]) -> bytes | list[bytes]:
+def _encoded(sentence: str | bytes | Sequence[str]) -> bytes | list[bytes]:
     # A text is split by the native core, at ASCII white space: str.split() would also split at
     # U+00A0 and its like, which can stand within a word of a model.
-    return _encode(sentence) if isinstance(sentence, str) else [_encode(w) for w in sentence]
-
-
-def _check_kind(kind: str, probability_bits: int, backoff_bits: int) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    for name, bits, least in (
-        ("probability_bits", probability_bits, 1),
-        ("backoff_bits", backoff_bits, 2),
-    ):
-        if bits != 0 and not least <= bits <= 24:
-            raise ValueError(f"{name} must be 0 or from {least} to 24, got {bits}")
-        if bits and kind != "trie":
-            raise ValueError(f"{name} needs kind 'trie', got {kind!r}")
-
-
-def _read_table(path: Path, unknown_log10: float) -> Any:
-    """The n-grams of an ARPA file, compressed or not."""
-    if not unknown_log10 <= 0:
-        raise ValueError(f"unknown_log10 must be at most 0, got {unknown_log10}")
-    with open(path, "rb") as plain:
-        head = plain.read(16)
-        if head.startswith(b"mmap lm http"):
-            raise LanguageModelError(
-                f"{path}: a binary of KenLM, whose layout is KenLM's own; convert the ARPA file "
-                "that it was made from: ctcspeech lm convert model.arpa model.bin"
-            )
-        plain.seek(0)
-        with contextlib.ExitStack() as stack:
-            file: Any = plain
-            for magic, opener in _COMPRESSIONS:
-                if head.startswith(magic):
-                    file = stack.enter_context(opener(plain, "rb"))
-            try:
-                return NgramTable.read_arpa(file, str(path), unknown_log10)
-            except (EOFError, OSError, lzma.LZMAError) as error:
-                raise LanguageModelError(f"{path}: cannot be decompressed: {error}") from error
-
-
-def _listed(path: Path) -> Any:
-    """The n-grams of an ARPA file or of a trie."""
-    with open(path, "rb") as file:
-        binary = file.read(4) == _BINARY
-    if not binary:
-        return _read_table(path, DEFAULT_UNKNOWN)
-    try:
-        return NgramTable.from_model(LanguageModel.load(path).core)
-    except LanguageModelError as error:
-        raise LanguageModelError(f"{path}: {error}") from None
-
-
-def _write_table(
-    table: Any, path: Path, kind: str, probability_bits: int, backoff_bits: int
-) -> None:
-    _check_kind(kind, probability_bits, backoff_bits)
-    if kind != "arpa":
-        model = table.build(kind, probability_bits, backoff_bits)
-        with atomic_write(path, "wb") as file:
-            model.write(file.write)
-        return
-    with atomic_write(path, "wb") as file:
-        if path.suffix == ".gz":
-            # No name and no time of day: the same model gives the same file.
-            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-                table.write_arpa(packed.write)
-        else:
-            table.write_arpa(file.write)
+    if isinstance(sentence, (str, bytes)):
+        return _encode(sentence)
+    return [_encode(word) for word in sentence]

@@ -3,15 +3,15 @@
     word_errors("one two three", "one too three four")
     # ErrorCounts(substitutions=1, deletions=0, insertions=1, reference_length=3), .rate 0.667
 
-The alignment is one of fewest edits (Levenshtein 1966) and, among those, of most correct words.
-That makes the numbers of substitutions, deletions and insertions unique, whichever alignment is
-found.
+The alignment is one of fewest edits (Levenshtein 1966), found by rapidfuzz. Where several have as
+few, they can differ in how many of the edits are substitutions; the one taken is jiwer's.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 __all__ = [
     "ErrorCounts",
@@ -24,9 +24,6 @@ __all__ = [
     "word_error_rate",
     "word_errors",
 ]
-
-_EDIT = 1 << 40  # cost of an edit; a correct token costs -1, so that it only breaks ties
-_WHOLE_TABLE = 1 << 22  # cells up to which the table of costs is kept (8 bytes a cell)
 
 
 @dataclass(frozen=True)
@@ -119,15 +116,10 @@ def _pairs(
 
 def count_errors(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> ErrorCounts:
     """Errors of any two sequences of tokens."""
-    substitutions = deletions = insertions = 0
-    for r, h in align(reference, hypothesis):
-        if r is None:
-            insertions += 1
-        elif h is None:
-            deletions += 1
-        elif reference[r] != hypothesis[h]:
-            substitutions += 1
-    return ErrorCounts(substitutions, deletions, insertions, len(reference))
+    counts = {"replace": 0, "delete": 0, "insert": 0}
+    for edit in Levenshtein.editops(*_numbered(reference, hypothesis)):
+        counts[edit.tag] += 1
+    return ErrorCounts(counts["replace"], counts["delete"], counts["insert"], len(reference))
 
 
 def align(
@@ -136,72 +128,25 @@ def align(
     """Pairs of an index into `reference` and one into `hypothesis`, from the first to the last.
 
     (i, j) is a correct or substituted token, (i, None) a deletion, (None, j) an insertion. Time is
-    proportional to the product of the lengths, memory is bounded (Hirschberg 1975).
+    proportional to the product of the lengths.
     """
-    number: dict[Hashable, int] = {}
-    a = np.array([number.setdefault(token, len(number)) for token in reference], dtype=np.int32)
-    b = np.array([number.setdefault(token, len(number)) for token in hypothesis], dtype=np.int32)
     pairs: list[tuple[int | None, int | None]] = []
-    _align(a, b, 0, 0, pairs)
+    for block in Levenshtein.opcodes(*_numbered(reference, hypothesis)):
+        sources = range(block.src_start, block.src_end)
+        targets = range(block.dest_start, block.dest_end)
+        if block.tag == "delete":
+            pairs.extend((i, None) for i in sources)
+        elif block.tag == "insert":
+            pairs.extend((None, j) for j in targets)
+        else:
+            pairs.extend(zip(sources, targets, strict=True))
     return pairs
 
 
-def _align(
-    a: np.ndarray, b: np.ndarray, i0: int, j0: int, pairs: list[tuple[int | None, int | None]]
-) -> None:
-    """Appends the pairs of a (R,) and b (H,), which begin at i0 and j0 of the whole."""
-    if len(a) == 1 or len(a) * len(b) <= _WHOLE_TABLE:
-        pairs.extend(_backtrace(a, b, i0, j0))
-        return
-    # The best path crosses the middle of the reference where the costs before and after it are
-    # least together.
-    middle = len(a) // 2
-    before = _last_row(a[:middle], b)
-    after = _last_row(a[middle:][::-1], b[::-1])[::-1]
-    split = int(np.argmin(before + after))
-    _align(a[:middle], b[:split], i0, j0, pairs)
-    _align(a[middle:], b[split:], i0 + middle, j0 + split, pairs)
-
-
-def _next_row(row: np.ndarray, token: int, b: np.ndarray, ramp: np.ndarray) -> np.ndarray:
-    """Costs (H + 1,) after one more token of the reference; ramp is _EDIT * arange(H + 1)."""
-    new = row + _EDIT  # deletion
-    np.minimum(new[1:], row[:-1] + np.where(b == token, -1, _EDIT), out=new[1:])
-    # An insertion adds _EDIT a step: min over k <= j of new[k] + (j - k) * _EDIT.
-    return np.minimum.accumulate(new - ramp) + ramp
-
-
-def _last_row(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    ramp = _EDIT * np.arange(len(b) + 1)
-    row = ramp
-    for token in a:
-        row = _next_row(row, token, b, ramp)
-    return row
-
-
-def _backtrace(
-    a: np.ndarray, b: np.ndarray, i0: int, j0: int
-) -> list[tuple[int | None, int | None]]:
-    ramp = _EDIT * np.arange(len(b) + 1)
-    table = np.empty((len(a) + 1, len(b) + 1), dtype=np.int64)
-    table[0] = ramp
-    for i, token in enumerate(a):
-        table[i + 1] = _next_row(table[i], token, b, ramp)
-    pairs: list[tuple[int | None, int | None]] = []
-    i, j = len(a), len(b)
-    while i or j:
-        cost = table[i, j]
-        diagonal = -1 if i and j and a[i - 1] == b[j - 1] else _EDIT
-        if i and j and cost == table[i - 1, j - 1] + diagonal:
-            i, j = i - 1, j - 1
-            pairs.append((i0 + i, j0 + j))
-        elif i and cost == table[i - 1, j] + _EDIT:
-            i -= 1
-            pairs.append((i0 + i, None))
-        else:
-            j -= 1
-            pairs.append((None, j0 + j))
-    return pairs[::-1]
+def _numbered(*sequences: Sequence[Hashable]) -> list[list[int]]:
+    # rapidfuzz compares hashes, which two words could share; equal numbers are equal tokens.
+    number: dict[Hashable, int] = {}
+    return [[number.setdefault(token, len(number)) for token in tokens] for tokens in sequences]
 
 
 def _words(text: str | Sequence[str]) -> Sequence[str]:

@@ -2,7 +2,7 @@
 // sanitizers by tests/test_fuzz.py:
 //
 //   g++ -std=c++17 -g -O1 -fsanitize=address,undefined -Icsrc tests/fuzz/ngram_fuzz.cpp csrc/ngram/*.cpp
-//   ./a.out SECONDS [SEED]
+//   ./a.out SECONDS [SEED [KENLM_BINARY...]]
 #include <sanitizer/asan_interface.h>
 
 #include <chrono>
@@ -129,11 +129,33 @@ static void use_binary(const Bytes& data, const char* path, Random& random) {
   ASAN_UNPOISON_MEMORY_REGION(end, rest);
 }
 
+static Bytes read_file(const char* path) {
+  Bytes data;
+  if (std::FILE* file = std::fopen(path, "rb")) {
+    char buffer[4096];
+    for (size_t n; (n = std::fread(buffer, 1, sizeof buffer, file)) > 0;) data.append(buffer, n);
+    std::fclose(file);
+  }
+  return data;
+}
+
+static void use_kenlm(Bytes data, const char* path, Random& random) {
+  mutate(data, random, 56, random() % 2 ? std::min<size_t>(512, data.size()) : data.size());
+  std::FILE* file = std::fopen(path, "wb");
+  std::fwrite(data.data(), 1, data.size(), file);
+  std::fclose(file);
+  const std::unique_ptr<Model> model = Model::load(path);
+  model->verify();
+  query(*model, random);
+}
+
 int main(int argc, char** argv) {
   const double seconds = argc > 1 ? std::atof(argv[1]) : 10;
   const uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
   char path[] = "/tmp/ngram_fuzz_XXXXXX";
   if (mkstemp(path) < 0) return 1;
+  std::vector<Bytes> kenlm;
+  for (int k = 3; k < argc; ++k) kenlm.push_back(read_file(argv[k]));
   const auto start = std::chrono::steady_clock::now();
   int well = 0, i = 0;
   for (; std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() < seconds;
@@ -142,7 +164,9 @@ int main(int argc, char** argv) {
     const int order = 1 + static_cast<int>(random() % 4);
     Bytes text = make_arpa(random, order);
     try {
-      if (i % 2 == 0) {
+      if (!kenlm.empty() && i % 3 == 0) {
+        use_kenlm(kenlm[random() % kenlm.size()], path, random);
+      } else if (i % 2 == 0) {
         mutate(text, random, 0, text.size());
         const std::unique_ptr<Table> table = read(text, random);
         query(*Model::from_image(build_probing(*table), "probing"), random);
