@@ -14,6 +14,8 @@ from typing import BinaryIO
 import numpy as np
 
 from ctcspeech.errors import FeatureError
+from ctcspeech.pen.features import ink_features
+from ctcspeech.pen.inkml import read_inkml
 
 __all__ = ["SPHINX_WIDTH", "load_features"]
 
@@ -27,7 +29,8 @@ def load_features(source: str | os.PathLike[str], num_features: int | None = Non
     """The features in a file.
 
     Args:
-        source: `x.npy`, `x.mfc`, `x.ark` with a single matrix, or `x.ark:offset`.
+        source: `x.npy`, `x.mfc`, `x.ark` with a single matrix, `x.ark:offset`, or pen strokes,
+            `x.inkml`, whose features are computed (`ctcspeech.pen.features`).
         num_features: the width that a frame must have. None takes what the file has, and 13 for
             a Sphinx file.
 
@@ -46,6 +49,8 @@ def load_features(source: str | os.PathLike[str], num_features: int | None = Non
     try:
         if path.suffix == ".npy":
             features = np.load(path, allow_pickle=False)
+        elif path.suffix == ".inkml":
+            features = ink_features(read_inkml(path))
         elif path.suffix == ".mfc":
             features = _read_sphinx(path, num_features or SPHINX_WIDTH)
         elif path.suffix == ".ark":
@@ -53,7 +58,7 @@ def load_features(source: str | os.PathLike[str], num_features: int | None = Non
                 raise ValueError(f"row ranges such as {kaldi['range']} are not read; cut it first")
             features = _read_kaldi(path, int(kaldi["offset"]) if kaldi else None)
         else:
-            raise ValueError("features are read from .npy, .ark and .mfc; convert the file")
+            raise ValueError("features are read from .npy, .ark, .mfc and .inkml; convert the file")
     except (ValueError, EOFError, struct.error) as error:
         raise FeatureError(f"{name}: {error}") from error
     return _checked(features, num_features, name)

@@ -18,7 +18,13 @@ _ENDINGS = (".png", ".svg", ".pdf")
 
 
 def plot(
-    what: Path = typer.Argument(..., metavar="FILE|RUN", help="A recording, or a run's folder."),
+    what: Path | None = typer.Argument(
+        None, metavar="[FILE|RUN]", help="A recording, or a run's folder."
+    ),
+    example: str | None = typer.Option(
+        None, help="In place of a recording: alpha, beta and occupation of this short text."
+    ),
+    frames: int | None = typer.Option(None, min=1, help="With --example: so many frames."),
     model: Path | None = typer.Option(
         None, help="The run or checkpoint folder that listens to the recording."
     ),
@@ -46,10 +52,21 @@ def plot(
         ctcspeech plot talk.flac --model runs/english --from 60 --to 75
         ctcspeech plot call.wav --model runs/digits --text-string "seven one" -o call.svg
         ctcspeech plot runs/digits -o curves.png
+        ctcspeech plot --example cat -o lattice.png
+        ctcspeech plot word.inkml --model runs/pen/run -o word.png
+
+    --example draws the forward-backward recursions of CTC on a made-up utterance, for teaching:
+    a circle for each state of the text at each frame, the blanks between the letters named too.
+    Of pen strokes (.inkml) it draws the line, each point in the colour of the label written there.
     """
+    if (what is None) == (example is None):
+        raise typer.BadParameter("give a recording, a run's folder, or --example TEXT")
+    if example is not None:
+        _save(_example(example, frames), output or Path("lattice.png"))
+        return
+    assert what is not None
     output = output or Path((what.name if what.is_dir() else what.stem) + ".png")
-    if output.suffix.lower() not in _ENDINGS:
-        raise typer.BadParameter(f"--output must end in {', '.join(_ENDINGS)}: {output}")
+    _check_ending(output)
     if text is not None and text_string is not None:
         raise typer.BadParameter("give --text or --text-string, not both")
     if end is not None and end <= start:
@@ -64,9 +81,28 @@ def plot(
         if text is not None:
             text_string = _read(text)
         figure = _recording(what, model, device, text_string, start, end)
+    _save(figure, output)
+
+
+def _save(figure: "Figure", output: Path) -> None:
+    _check_ending(output)
     with atomic_write(output, "wb") as file:
         figure.savefig(file, format=output.suffix[1:].lower())
     print(output)
+
+
+def _check_ending(output: Path) -> None:
+    if output.suffix.lower() not in _ENDINGS:
+        raise typer.BadParameter(f"--output must end in {', '.join(_ENDINGS)}: {output}")
+
+
+def _example(text: str, frames: int | None) -> "Figure":
+    from ctcspeech.evaluate.plot_lattice import example, plot_lattice
+
+    try:
+        return plot_lattice(*example(text, frames))
+    except ValueError as error:
+        raise typer.BadParameter(f"--example: {error}") from error
 
 
 def _read(path: Path) -> str:
@@ -90,6 +126,11 @@ def _recording(
         transcript, emissions = next(results)
     if transcript.error is not None:
         raise transcript.error
+    if path.suffix.lower() == ".inkml":
+        from ctcspeech.evaluate.plot_ink import plot_ink
+        from ctcspeech.pen import read_inkml
+
+        return plot_ink(read_inkml(path), emissions, path.name)
     if start >= transcript.duration:
         raise AudioError(
             f"{path} is {transcript.duration:.2f} s long: there is nothing from {start:g} s on"

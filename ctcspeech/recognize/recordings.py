@@ -78,6 +78,8 @@ class Recording:
             return self.duration
         if self.raw is not None or not isinstance(self.source, Path):
             return None
+        if self.source.suffix == ".inkml":
+            return None
         try:
             return audio.info(self.source).duration
         except AudioError:
