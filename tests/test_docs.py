@@ -184,6 +184,29 @@ def test_blocks_run(page, request, tmp_path, monkeypatch):
             exec(compile(source, str(page), "exec"), namespace)
 
 
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs").rglob("*.ipynb")), ids=name_of)
+def test_notebook_runs(notebook, tmp_path):
+    """Every cell runs, and its checks (`assert`) hold."""
+    pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    code = (
+        "import sys, nbformat, nbclient\n"
+        "book = nbformat.read(sys.argv[1], as_version=4)\n"
+        "nbclient.NotebookClient(book, timeout=120, kernel_name='python3').execute()\n"
+        "print(sum(cell.cell_type == 'code' for cell in book.cells))\n"
+    )
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(notebook)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[-1]) > 3
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
     text = re.sub(FENCE, "", page.read_text(encoding="utf-8"))
