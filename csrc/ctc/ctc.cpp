@@ -47,13 +47,13 @@ int64_t read_index(const void* array, int32_t type, int64_t i) {
                                  : static_cast<const int64_t*>(array)[i];
 }
 
-struct Item {
+struct UtteranceShape {
   int64_t n, T, L, first_label;
 };
 
 // Length and place of utterance n. `concatenated` is where its labels begin if they are concatenated.
-Item get_item(const ctcspeech_ctc_input& in, int64_t n, int64_t concatenated) {
-  Item item;
+UtteranceShape shape_of(const ctcspeech_ctc_input& in, int64_t n, int64_t concatenated) {
+  UtteranceShape item;
   item.n = n;
   item.T = read_index(in.input_lengths, in.index_type, n);
   item.L = read_index(in.target_lengths, in.index_type, n);
@@ -94,7 +94,7 @@ ctcspeech_status check_cuda(const ctcspeech_ctc_input& in, const ctcspeech_ctc_o
 }
 #endif
 
-ctcspeech_status check_item(const ctcspeech_ctc_input& in, const Item& item, int64_t* position) {
+ctcspeech_status check_item(const ctcspeech_ctc_input& in, const UtteranceShape& item, int64_t* position) {
   if (item.T < 0 || item.T > in.frames) return CTCSPEECH_BAD_INPUT_LENGTH;
   const bool concatenated = in.target_stride == CTCSPEECH_CONCATENATED;
   if (item.L < 0 || (!concatenated && item.L > in.max_target_length))
@@ -114,30 +114,30 @@ ctcspeech_status check_item(const ctcspeech_ctc_input& in, const Item& item, int
 }
 
 // The parts of the workspace: what the batch needs, then a piece for each worker.
-struct Plan {
-  Item* items;      // longest first
+struct BatchMemory {
+  UtteranceShape* shapes;      // longest first
   int32_t* labels;  // of every utterance, one after the other
   double* losses;
   int workers;
   char* scratch;
   size_t scratch_bytes, total_bytes;
 
-  Plan(const ctcspeech_ctc_input& in, bool with_gradient, const ctcspeech_ctc_where& where,
-       void* memory) {
+  BatchMemory(const ctcspeech_ctc_input& in, bool with_gradient, const ctcspeech_ctc_where& where,
+       void* block) {
     const FastPath path = path_for(where);
     const auto utterance_workspace =
         in.type == CTCSPEECH_FLOAT64 ? path.workspace64 : path.workspace;
     int64_t concatenated = 0;
     scratch_bytes = 64;
     for (int64_t n = 0; n < in.batch; ++n) {
-      const Item item = get_item(in, n, concatenated);
+      const UtteranceShape item = shape_of(in, n, concatenated);
       concatenated += item.L;
       scratch_bytes =
           std::max(scratch_bytes, utterance_workspace(item.T, in.classes, item.L, with_gradient));
     }
     workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(where.threads, in.batch)));
-    Arena arena(memory);
-    items = arena.take<Item>(in.batch);
+    Arena arena(block);
+    shapes = arena.take<UtteranceShape>(in.batch);
     labels = arena.take<int32_t>(concatenated);
     losses = arena.take<double>(in.batch);
     scratch = arena.take<char>(static_cast<int64_t>(scratch_bytes) * workers);
@@ -156,7 +156,7 @@ Element* at(void* array, int64_t offset) {
 }
 
 template <class Element>
-Utterance<Element> get_utterance(const ctcspeech_ctc_input& in, const Item& item,
+Utterance<Element> get_utterance(const ctcspeech_ctc_input& in, const UtteranceShape& item,
                                  const int32_t* labels) {
   Utterance<Element> u{};
   u.logits = static_cast<const Element*>(in.logits) + item.n * in.batch_stride;
@@ -167,7 +167,7 @@ Utterance<Element> get_utterance(const ctcspeech_ctc_input& in, const Item& item
   u.blank = in.blank;
   u.labels = labels;
   u.weight = 1;
-  u.options = {in.wildcard_penalty, in.delay_penalty};
+  u.terms = {in.wildcard_penalty, in.delay_penalty};
   return u;
 }
 
@@ -179,19 +179,19 @@ void zero_padding(const ctcspeech_ctc_input& in, const Utterance<Element>& u) {
 }
 
 // Copies labels and lengths first: the caller may change them while and after we compute.
-void read_items(const ctcspeech_ctc_input& in, const Plan& plan) {
+void read_labels(const ctcspeech_ctc_input& in, const BatchMemory& memory) {
   int64_t concatenated = 0;
   for (int64_t n = 0; n < in.batch; ++n) {
-    Item item = get_item(in, n, concatenated);
+    UtteranceShape item = shape_of(in, n, concatenated);
     for (int64_t j = 0; j < item.L; ++j)
-      plan.labels[concatenated + j] =
+      memory.labels[concatenated + j] =
           static_cast<int32_t>(read_index(in.targets, in.index_type, item.first_label + j));
     item.first_label = concatenated;
     concatenated += item.L;
-    plan.items[n] = item;
+    memory.shapes[n] = item;
   }
-  if (plan.workers > 1)  // dynamic handing out works best with the longest first
-    std::sort(plan.items, plan.items + in.batch, [](const Item& a, const Item& b) {
+  if (memory.workers > 1)  // dynamic handing out works best with the longest first
+    std::sort(memory.shapes, memory.shapes + in.batch, [](const UtteranceShape& a, const UtteranceShape& b) {
       const double work_a = static_cast<double>(a.T) * static_cast<double>(a.L + 8);
       const double work_b = static_cast<double>(b.T) * static_cast<double>(b.L + 8);
       return work_a != work_b ? work_a > work_b : a.n < b.n;
@@ -200,30 +200,30 @@ void read_items(const ctcspeech_ctc_input& in, const Plan& plan) {
 
 template <class Element>
 void compute_batch(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                   const ctcspeech_ctc_where& where, const Plan& plan) {
+                   const ctcspeech_ctc_where& where, const BatchMemory& memory) {
   const FastPath path = path_for(where);
-  parallel_for(in.batch, plan.workers, [&](int64_t i, int worker) {
-    const Item& item = plan.items[i];
-    auto u = get_utterance<Element>(in, item, plan.labels + item.first_label);
+  parallel_for(in.batch, memory.workers, [&](int64_t i, int worker) {
+    const UtteranceShape& item = memory.shapes[i];
+    auto u = get_utterance<Element>(in, item, memory.labels + item.first_label);
     u.gradient = at<Element>(out.gradient, item.n * out.gradient_batch_stride);
     u.gradient_frame_stride = out.gradient_frame_stride;
     u.weight = gradient_weight(out.reduction, in.batch, item.L);
     const auto result =
-        solve(path, u, plan.scratch + plan.scratch_bytes * worker, where.arithmetic);
+        solve(path, u, memory.scratch + memory.scratch_bytes * worker, where.arithmetic);
     const bool drop = out.zero_infinity && result.loss == kInfinity;
-    plan.losses[item.n] = drop ? 0 : result.loss;
+    memory.losses[item.n] = drop ? 0 : result.loss;
     if (out.arithmetic) out.arithmetic[item.n] = result.arithmetic;
     if (u.gradient) zero_padding(in, u);
   });
 }
 
 template <class Real>
-void write_losses(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out, const Plan& plan) {
+void write_losses(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out, const BatchMemory& memory) {
   double reduced = 0;  // in the order of the batch, whoever computed what
   for (int64_t n = 0; n < in.batch; ++n) {
     const int64_t L = read_index(in.target_lengths, in.index_type, n);
-    reduced += plan.losses[n] * gradient_weight(out.reduction, in.batch, L);
-    if (out.losses) static_cast<Real*>(out.losses)[n] = static_cast<Real>(plan.losses[n]);
+    reduced += memory.losses[n] * gradient_weight(out.reduction, in.batch, L);
+    if (out.losses) static_cast<Real*>(out.losses)[n] = static_cast<Real>(memory.losses[n]);
   }
   if (out.reduced) *static_cast<Real*>(out.reduced) = static_cast<Real>(reduced);
 }
@@ -243,7 +243,7 @@ extern "C" ctcspeech_status ctcspeech_ctc_check(const ctcspeech_ctc_input* in, i
   if (const auto status = check_sizes(*in)) return status;
   int64_t concatenated = 0;
   for (int64_t n = 0; n < in->batch; ++n) {
-    const Item one = get_item(*in, n, concatenated);
+    const UtteranceShape one = shape_of(*in, n, concatenated);
     *item = n;
     if (const auto status = check_item(*in, one, position)) return status;
     concatenated += one.L;
@@ -260,7 +260,7 @@ extern "C" size_t ctcspeech_ctc_workspace(const ctcspeech_ctc_input* in,
     return check_cuda(*in, *out) ? 0 : cuda_workspace(*in, *out, *where);
 #endif
   if (!out || !where || check_where(*where) || ctcspeech_ctc_check(in, nullptr, nullptr)) return 0;
-  return Plan(*in, out->gradient != nullptr, *where, nullptr).total_bytes;
+  return BatchMemory(*in, out->gradient != nullptr, *where, nullptr).total_bytes;
 }
 
 extern "C" ctcspeech_status ctcspeech_ctc_loss(const ctcspeech_ctc_input* in,
@@ -275,20 +275,20 @@ extern "C" ctcspeech_status ctcspeech_ctc_loss(const ctcspeech_ctc_input* in,
 #endif
   if (const auto status = check_where(*where)) return status;
   if (const auto status = ctcspeech_ctc_check(in, nullptr, nullptr)) return status;
-  const Plan plan(*in, out->gradient != nullptr, *where, where->workspace);
-  if (!where->workspace || where->workspace_bytes < plan.total_bytes)
+  const BatchMemory memory(*in, out->gradient != nullptr, *where, where->workspace);
+  if (!where->workspace || where->workspace_bytes < memory.total_bytes)
     return CTCSPEECH_SMALL_WORKSPACE;
-  read_items(*in, plan);
+  read_labels(*in, memory);
   switch (in->type) {
-    case CTCSPEECH_FLOAT64: compute_batch<double>(*in, *out, *where, plan); break;
-    case CTCSPEECH_FLOAT16: compute_batch<Half>(*in, *out, *where, plan); break;
-    case CTCSPEECH_BFLOAT16: compute_batch<BFloat16>(*in, *out, *where, plan); break;
-    default: compute_batch<float>(*in, *out, *where, plan);
+    case CTCSPEECH_FLOAT64: compute_batch<double>(*in, *out, *where, memory); break;
+    case CTCSPEECH_FLOAT16: compute_batch<Half>(*in, *out, *where, memory); break;
+    case CTCSPEECH_BFLOAT16: compute_batch<BFloat16>(*in, *out, *where, memory); break;
+    default: compute_batch<float>(*in, *out, *where, memory);
   }
   if (in->type == CTCSPEECH_FLOAT64)
-    write_losses<double>(*in, *out, plan);
+    write_losses<double>(*in, *out, memory);
   else
-    write_losses<float>(*in, *out, plan);
+    write_losses<float>(*in, *out, memory);
   return CTCSPEECH_OK;
 }
 
@@ -296,11 +296,11 @@ namespace {
 
 template <class Element>
 void posteriors_of(const ctcspeech_ctc_input& in, double* gamma, int64_t stride_n, int64_t stride_t,
-                   const Plan& plan) {
-  parallel_for(in.batch, plan.workers, [&](int64_t i, int worker) {
-    const Item& item = plan.items[i];
-    const auto u = get_utterance<Element>(in, item, plan.labels + item.first_label);
-    reference_loss(u, plan.scratch + plan.scratch_bytes * worker, gamma + item.n * stride_n,
+                   const BatchMemory& memory) {
+  parallel_for(in.batch, memory.workers, [&](int64_t i, int worker) {
+    const UtteranceShape& item = memory.shapes[i];
+    const auto u = get_utterance<Element>(in, item, memory.labels + item.first_label);
+    reference_loss(u, memory.scratch + memory.scratch_bytes * worker, gamma + item.n * stride_n,
                    stride_t);
   });
 }
@@ -313,15 +313,15 @@ extern "C" ctcspeech_status ctcspeech_ctc_posteriors(const ctcspeech_ctc_input* 
   if (!gamma || !where) return CTCSPEECH_BAD_ARGUMENT;
   if (const auto status = check_where(*where)) return status;
   if (const auto status = ctcspeech_ctc_check(in, nullptr, nullptr)) return status;
-  const Plan plan(*in, true, *where, where->workspace);
-  if (!where->workspace || where->workspace_bytes < plan.total_bytes)
+  const BatchMemory memory(*in, true, *where, where->workspace);
+  if (!where->workspace || where->workspace_bytes < memory.total_bytes)
     return CTCSPEECH_SMALL_WORKSPACE;
-  read_items(*in, plan);
+  read_labels(*in, memory);
   switch (in->type) {
-    case CTCSPEECH_FLOAT64: posteriors_of<double>(*in, gamma, stride_n, stride_t, plan); break;
-    case CTCSPEECH_FLOAT16: posteriors_of<Half>(*in, gamma, stride_n, stride_t, plan); break;
-    case CTCSPEECH_BFLOAT16: posteriors_of<BFloat16>(*in, gamma, stride_n, stride_t, plan); break;
-    default: posteriors_of<float>(*in, gamma, stride_n, stride_t, plan);
+    case CTCSPEECH_FLOAT64: posteriors_of<double>(*in, gamma, stride_n, stride_t, memory); break;
+    case CTCSPEECH_FLOAT16: posteriors_of<Half>(*in, gamma, stride_n, stride_t, memory); break;
+    case CTCSPEECH_BFLOAT16: posteriors_of<BFloat16>(*in, gamma, stride_n, stride_t, memory); break;
+    default: posteriors_of<float>(*in, gamma, stride_n, stride_t, memory);
   }
   return CTCSPEECH_OK;
 }

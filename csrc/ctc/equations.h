@@ -21,15 +21,7 @@
 #include <cmath>
 #include <cstdint>
 
-// CTC_SHARED: for the CPU and the GPU. CTC_DEVICE: part of a kernel, which CUDA runs on the device and
-// the tests, in plain C++, on the host.
-#ifdef __CUDACC__
-#define CTC_SHARED __host__ __device__ inline
-#define CTC_DEVICE __device__ inline
-#else
-#define CTC_SHARED inline
-#define CTC_DEVICE inline
-#endif
+#include "base/compiler.h"
 
 namespace ctcspeech {
 namespace {  // each file its own copy: compiled for its own instruction set

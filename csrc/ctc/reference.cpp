@@ -66,7 +66,7 @@ class Reference {
     for (int64_t s = 0; s < S; ++s) {
       const int64_t c = label(s);
       m.emission[s] = c == CTCSPEECH_WILDCARD
-                          ? -u.options.wildcard_penalty
+                          ? -u.terms.wildcard_penalty
                           : to_real(u.logits[t * u.frame_stride + c]) - m.log_sum[t];
       high = std::max(high, m.emission[s]);
     }
@@ -78,7 +78,7 @@ class Reference {
   // The log-weight of going into state s at frame t from a state before it.
   double enter(int64_t t, int64_t s) const {
     if (s % 2 == 0) return 0;
-    return u.options.delay_penalty * (static_cast<double>(u.T - 1) / 2 - static_cast<double>(t));
+    return u.terms.delay_penalty * (static_cast<double>(u.T - 1) / 2 - static_cast<double>(t));
   }
 
   bool may_skip_blank_before(int64_t s) const {

@@ -9,50 +9,17 @@
 #include <cstdint>
 #include <cstring>
 
-#include "ctc/equations.h"
-#include "ctc/cpu/numbers.h"
-#include "ctc/cpu/picks.h"
+#include "base/arena.h"
+#include "ctc/cpu/alpha_beta_in_registers.h"
 #include "ctc/cpu/by_label.h"
-#include "ctc/utterance.h"
+#include "ctc/cpu/emissions.h"
+#include "ctc/cpu/gradient.h"
+#include "ctc/cpu/label_table.h"
+#include "ctc/cpu/numbers.h"
+#include "ctc/equations.h"
 
 namespace ctcspeech {
 namespace {
-
-// The utterance's labels as places in a table of the different ones among them.
-struct LabelTable {
-  int64_t T, L;
-  int64_t width;         // of a table row, padded to whole vectors
-  int32_t blank;         // place of the blank
-  int32_t nothing;       // place whose emission is always 0
-  int32_t wildcard;      // place of the wildcard: nothing + 1
-  const int32_t* place;  // of label j; `nothing` beyond L, up to a whole number of vectors
-  const bool* differs;   // m_j
-  double tilt;
-  double delay_penalty;
-
-  double enter(int64_t t) const {  // lambda d_t
-    if (delay_penalty == 0) return tilt;
-    const double middle = static_cast<double>(T - 1) / 2;
-    return tilt * std::exp(delay_penalty * (middle - static_cast<double>(t)));
-  }
-};
-
-template <class Real>
-struct Source {
-  // Emissions of frames [first, first + count): kParts rows of table.width each frame. Null: a value is
-  // below what this kind of number can hold.
-  virtual const Real* rows(int64_t first, int count) = 0;
-};
-
-template <class Real>
-struct Sink {
-  // gamma of the same frames: `width` places each, times the frame's scale.
-  virtual void take(int64_t first, int count, const Real* gamma, const Real* scale) = 0;
-  // The same by columns: gamma of place c at frame first + f is columns[c * W + f] scale[f], W the lanes
-  // of the vector. False: it wants rows.
-  virtual bool take_columns(int64_t, int, const Real*, const Real*) { return false; }
-  virtual void prepare(int64_t first, int count) = 0;  // they will come soon
-};
 
 enum class Verdict { kGood, kOutOfRange };
 
@@ -62,7 +29,6 @@ class Recursion {
   using Real = typename N::Real;
   static constexpr int W = N::W;
   static constexpr int64_t kUnit = N::kParts * W;  // reals of one number vector in memory
-  static constexpr int kNarrow = V::kSmallTable > 0 ? 6 : 0;  // blocks that registers can hold
   static constexpr bool kTransposes = sizeof(Real) == 4;
   // alpha is kept whole up to kWhole bytes, beyond that in segments of kSegment bytes from checkpoints
   static constexpr int64_t kWhole = int64_t{768} << 10, kSegment = int64_t{384} << 10;
@@ -100,7 +66,7 @@ class Recursion {
       alpha = arena.take<Real>(layout.segment * layout.row);
       checkpoints = arena.take<Real>(with_gradient ? (layout.segments - 1) * layout.row : 0);
       passing = arena.take<Real>(2 * layout.row);
-      start = arena.take<Real>((kNarrow > 1 ? kNarrow : 1) * 2 * kUnit);
+      start = arena.take<Real>((kMostBlocks<V> > 1 ? kMostBlocks<V> : 1) * 2 * kUnit);
       spread = arena.take<Real>(kFrames * layout.blocks * kUnit);
       columns = arena.take<Real>(width * kFrames);
       masks = arena.take<char>(layout.blocks * V::kMaskBytes);
@@ -127,7 +93,7 @@ class Recursion {
         layout(table.T, table.L, sink != nullptr),
         m(arena, layout, table.width, sink != nullptr),
         from_table(table.width <= V::kSmallTable),
-        narrow(from_table && layout.blocks <= kNarrow && layout.segments <= 1 &&
+        narrow(from_table && layout.blocks <= kMostBlocks<V> && layout.segments <= 1 &&
                table.T >= 3 * table.L),
         picking(sink && from_table && m.picks.build(table.place, layout.blocks, table.L)) {
     for (int64_t k = 0; k < layout.blocks; ++k)
@@ -237,7 +203,7 @@ class Recursion {
   Real step_with(int64_t t, const Real* before, Real* row, int f, const Emissions emissions) {
     const int64_t low = low_block(t), high = high_block(t);
     const N blank = blank_emission(f), lambda = N::of(table.tilt), enter = N::of(table.enter(t));
-    const N floor = floor_value();
+    const N floor = floor_value<N>();
     const char* const masks = m.masks;  // locals: vector stores may alias every member
     V largest = V::set(0);
     N carry = N::zero();
@@ -263,26 +229,6 @@ class Recursion {
     return kLook && !N::kExtended ? largest.largest() : Real{1};
   }
 
-  N floor_value() const {
-    if constexpr (N::kExtended)
-      return N::zero();
-    else
-      return N::of(Scaling<Real>::floor);
-  }
-
-  // The power of two that brings `largest` back to 2^range.high; 0 where it is within the range. False:
-  // nothing left, or too much.
-  static bool needed_shift(Real largest, const Range& range, int& shift) {
-    shift = 0;
-    const auto bottom = static_cast<Real>(power_of_two(range.low));
-    const auto top = static_cast<Real>(power_of_two(range.top));
-    if (largest > bottom && largest < top) return true;
-    if (!(largest > 4 * Scaling<Real>::floor) || !(largest <= std::numeric_limits<Real>::max()))
-      return false;
-    shift = range.high - std::ilogb(static_cast<double>(largest));
-    return true;
-  }
-
   // Brings a row whose largest value is `largest` back into the range.
   template <bool kFloor>
   bool rescale(Real* row, int64_t low, int64_t high, Real largest, const Range& range,
@@ -294,7 +240,7 @@ class Recursion {
       exponent -= shift;
       const N first = N::of(power_of_two(shift / 2));
       const N second = N::of(power_of_two(shift - shift / 2));
-      const N floor = kFloor ? floor_value() : N::zero();
+      const N floor = kFloor ? floor_value<N>() : N::zero();
       for (int64_t i = low * 2 * kUnit; i < (high + 1) * 2 * kUnit; i += kUnit)
         N::fma(N::mul(N::load(row + i), first), second, floor).store(row + i);
     }
@@ -340,7 +286,10 @@ class Recursion {
         std::memcpy(checkpoint(first), before, layout.row * sizeof(Real));
       if (narrow) {
         Real* rows_out = layout.segments ? row_of(first) : nullptr;
-        if (!narrow_forward<kFloor>(first, count, before, rows_out, exponent)) return false;
+        const FrameBlock<V> block = frame_block();
+        if (!InRegisters<N, kFrames>(table, block)
+                 .template forward<kFloor>(first, count, before, rows_out, exponent))
+          return false;
         before = m.passing;
         continue;
       }
@@ -420,8 +369,7 @@ class Recursion {
     const int64_t low = narrow ? 0 : low_block(first);
     const int64_t high = narrow ? layout.blocks - 1 : high_block(first + count - 1);
     for (int f = count; f < kFrames && !picking; ++f) clear_occupied(f, low, high);
-    if (narrow && !(picking ? narrow_backward<true>(first, count, alpha, exponent)
-                            : narrow_backward<false>(first, count, alpha, exponent)))
+    if (narrow && !back_in_registers(first, count, alpha, exponent))
       return false;
     for (int f = count - 1; f >= 0 && !narrow; --f) {
       const int64_t t = first + f;
@@ -439,6 +387,17 @@ class Recursion {
       }
     }
     return pass_occupation(first, low, high, count);
+  }
+
+  FrameBlock<V> frame_block() const {
+    return {layout.blocks, layout.row, m.masks, m.passing, m.beta, m.occupied, m.on_blank, m.sums,
+            m.picks, rows};
+  }
+  bool back_in_registers(int64_t first, int count, const Real* alpha, double& exponent) const {
+    const FrameBlock<V> block = frame_block();
+    InRegisters<N, kFrames> recursion(table, block);
+    return picking ? recursion.template backward<true>(first, count, alpha, exponent)
+                   : recursion.template backward<false>(first, count, alpha, exponent);
   }
 
   // gamma of frame t, not yet normalised, and beta of frame t - 1 in place of beta of frame t.
@@ -480,13 +439,8 @@ class Recursion {
       after = w;
     }
     on_blank.store(m.on_blank + f * W);
-    if constexpr (kPick) store_picked(f, lower, upper);
+    if constexpr (kPick) frame_block().store_picked(f, table.width, lower, upper);
     return kLook && !N::kExtended ? largest.largest() : Real{1};
-  }
-
-  void store_picked(int f, V lower, V upper) const {
-    lower.store(m.sums + f * table.width);
-    if (table.width > W) upper.store(m.sums + f * table.width + W);
   }
 
   N inverse_of_z() const {
@@ -494,171 +448,6 @@ class Recursion {
       return {V::set(1 / z.m), V::set(-z.e)};
     else
       return N::zero();  // not looked at
-  }
-
-  // ---- few blocks: a block of frames with all states in registers ---------------------------------
-
-  template <bool kFloor>
-  bool narrow_forward(int64_t first, int count, const Real* before, Real* rows_out,
-                      double& exponent) {
-    if constexpr (kNarrow > 0) switch (layout.blocks) {
-        case 1: return narrow_forward_of<1, kFloor>(first, count, before, rows_out, exponent);
-        case 2: return narrow_forward_of<2, kFloor>(first, count, before, rows_out, exponent);
-        case 3: return narrow_forward_of<3, kFloor>(first, count, before, rows_out, exponent);
-        case 4: return narrow_forward_of<4, kFloor>(first, count, before, rows_out, exponent);
-        case 5: return narrow_forward_of<5, kFloor>(first, count, before, rows_out, exponent);
-        case 6: return narrow_forward_of<6, kFloor>(first, count, before, rows_out, exponent);
-      }
-    return false;
-  }
-
-  template <bool kPick>
-  bool narrow_backward(int64_t first, int count, const Real* alpha, double& exponent) {
-    if constexpr (kNarrow > 0) switch (layout.blocks) {
-        case 1: return narrow_backward_of<1, kPick>(first, count, alpha, exponent);
-        case 2: return narrow_backward_of<2, kPick>(first, count, alpha, exponent);
-        case 3: return narrow_backward_of<3, kPick>(first, count, alpha, exponent);
-        case 4: return narrow_backward_of<4, kPick>(first, count, alpha, exponent);
-        case 5: return narrow_backward_of<5, kPick>(first, count, alpha, exponent);
-        case 6: return narrow_backward_of<6, kPick>(first, count, alpha, exponent);
-      }
-    return false;
-  }
-
-  // The states of kBlocks blocks, in registers as long as every loop over them is unrolled.
-  template <int kBlocks>
-  struct States {
-    N b[kBlocks], a[kBlocks];
-
-    CTC_INLINE void load(const Real* row) {
-      CTC_UNROLL
-      for (int k = 0; k < kBlocks; ++k) {
-        b[k] = N::load(row + 2 * k * kUnit);
-        a[k] = N::load(row + (2 * k + 1) * kUnit);
-      }
-    }
-    CTC_INLINE void store(Real* row) const {
-      CTC_UNROLL
-      for (int k = 0; k < kBlocks; ++k) {
-        b[k].store(row + 2 * k * kUnit);
-        a[k].store(row + (2 * k + 1) * kUnit);
-      }
-    }
-    CTC_INLINE bool rescale(const Range& range, N floor, double& exponent) {
-      V largest = V::max(b[0].v, a[0].v);
-      CTC_UNROLL
-      for (int k = 1; k < kBlocks; ++k) largest = V::max(largest, V::max(b[k].v, a[k].v));
-      int shift;
-      if (!needed_shift(largest.largest(), range, shift)) return false;
-      if (shift == 0) return true;
-      exponent -= shift;
-      const N first = N::of(power_of_two(shift / 2)), second = N::of(power_of_two(shift - shift / 2));
-      CTC_UNROLL
-      for (int k = 0; k < kBlocks; ++k) {
-        b[k] = N::fma(N::mul(b[k], first), second, floor);
-        a[k] = N::fma(N::mul(a[k], first), second, floor);
-      }
-      return true;
-    }
-  };
-
-  // enter(t) of the frames of a block, so that no call stands in their loop.
-  void enter_weights(int64_t first, int count, Real* weights) const {
-    for (int f = 0; f < count; ++f) weights[f] = static_cast<Real>(table.enter(first + f));
-  }
-
-  // As step, for the frames of a block; row `before` in, the last row out into m.passing, and every row
-  // into rows_out unless null.
-  template <int kBlocks, bool kFloor>
-  bool narrow_forward_of(int64_t first, int count, const Real* before, Real* rows_out,
-                         double& exponent) {
-    States<kBlocks> s;
-    s.load(before);
-    typename V::Mask mask[kBlocks];
-    CTC_UNROLL
-    for (int k = 0; k < kBlocks; ++k) mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
-    alignas(64) Real weights[kFrames];
-    enter_weights(first, count, weights);
-    const int32_t* const place = table.place;
-    const Real* emission_row = rows;
-    const int64_t width = table.width, blank_place = table.blank, row_size = layout.row;
-    const N lambda = N::of(table.tilt), floor = kFloor ? floor_value() : N::zero();
-    int till_look = static_cast<int>(kRescaleEvery - first % kRescaleEvery);
-    for (int f = 0; f < count; ++f, emission_row += width) {
-      const typename V::SmallTable emissions(emission_row);
-      const N blank = N::broadcast(emission_row + blank_place, 0), enter{V::set(weights[f])};
-      N carry = N::zero();
-      CTC_UNROLL
-      for (int k = 0; k < kBlocks; ++k) {
-        const N before_it = N::shift_up(s.a[k], carry), p{emissions.at(place + k * W)};
-        const N x = N::fma(lambda, before_it, s.b[k]);
-        carry = s.a[k];
-        if constexpr (kBlocks <= 3) {  // so little to do that a frame waits for the last: a short chain
-          const N y{V::fma_where(mask[k], lambda.v, before_it.v, s.b[k].v)};
-          s.a[k] = N::fma(N::mul(p, enter), y, N::fma(p, s.a[k], floor));
-        } else {
-          const N y = N::select(mask[k], x, s.b[k]);
-          s.a[k] = N::fma(p, N::fma(enter, y, s.a[k]), floor);
-        }
-        s.b[k] = N::fma(blank, x, floor);
-      }
-      if (--till_look == 0) {
-        till_look = kRescaleEvery;
-        if (!s.rescale(kAlphaRange, floor, exponent)) return false;
-      }
-      if (rows_out) s.store(rows_out + f * row_size);
-    }
-    s.store(m.passing);
-    return true;
-  }
-
-  // As back_step, for the frames of a block.
-  template <int kBlocks, bool kPick>
-  bool narrow_backward_of(int64_t first, int count, const Real* alpha, double& exponent) {
-    States<kBlocks> s;
-    s.load(m.beta);
-    typename V::Mask mask[kBlocks];
-    CTC_UNROLL
-    for (int k = 0; k < kBlocks; ++k) mask[k] = V::load_mask(m.masks + k * V::kMaskBytes);
-    alignas(64) Real weights[kFrames];
-    enter_weights(first, count, weights);
-    const int32_t* const place = table.place;
-    const int64_t width = table.width, blank_place = table.blank, row_size = layout.row;
-    const Real* const emission_rows = rows;
-    Real* const all_occupied = m.occupied;
-    Real* const all_on_blank = m.on_blank;
-    const Picks<V> picks = m.picks;
-    const N lambda = N::of(table.tilt);
-    for (int f = count - 1; f >= 0; --f) {
-      const Real* emission_row = emission_rows + f * width;
-      const typename V::SmallTable emissions(emission_row);
-      const N blank = N::broadcast(emission_row + blank_place, 0), enter{V::set(weights[f])};
-      const Real* row = alpha + f * row_size;
-      Real* occupied = all_occupied + f * kBlocks * W;
-      V on_blank = V::set(0), lower = V::set(0), upper = V::set(0);
-      N after = N::zero();
-      CTC_UNROLL
-      for (int k = kBlocks - 1; k >= 0; --k) {
-        on_blank = V::fma(N::load(row + 2 * k * kUnit).v, s.b[k].v, on_blank);
-        const V on_label = V::mul(N::load(row + (2 * k + 1) * kUnit).v, s.a[k].v);
-        if constexpr (kPick)
-          picks.add(k, on_label, lower, upper);
-        else
-          on_label.store(occupied + k * W);
-        const N u_b = N::mul(blank, s.b[k]);
-        const N u_a = N::mul(N{emissions.at(place + k * W)}, s.a[k]);
-        s.b[k] = N::fma(enter, u_a, u_b);
-        const N w = N::select(mask[k], s.b[k], u_b);
-        s.a[k] = N::fma(lambda, N::shift_down(w, after), u_a);
-        after = w;
-      }
-      on_blank.store(all_on_blank + f * W);
-      if constexpr (kPick) store_picked(f, lower, upper);
-      if ((first + f) % kRescaleEvery == 0 && !s.rescale(kBetaRange, N::zero(), exponent))
-        return false;
-    }
-    s.store(m.beta);
-    return true;
   }
 
   void clear_occupied(int f, int64_t low, int64_t high) {

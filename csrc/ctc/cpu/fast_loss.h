@@ -1,10 +1,12 @@
 // The fast CTC loss of one utterance: softmax, then the recursion in the cheapest kind of number that
 // holds it: float, double, double with an exponent a lane; at last the log-space reference. Each file
-// ctc_<isa>.cpp includes this and instantiates it for its vectors.
+// fast_loss_<isa>.cpp includes this and instantiates it for its vectors.
 #pragma once
 
-#include "ctc/cpu/fast_loss_table.h"
 #include "ctc/cpu/alpha_beta.h"
+#include "ctc/cpu/emissions.h"
+#include "ctc/cpu/fast_loss_table.h"
+#include "ctc/cpu/gradient.h"
 #include "ctc/cpu/softmax.h"
 #include "ctc/utterance.h"
 
@@ -44,9 +46,9 @@ class FastLoss {
   using Real = typename V::Real;
   static constexpr int kFrames = FloatV::W;
   static constexpr int kLanes = FloatV::W;  // tables are padded to the widest vector
-  using Single = Recursion<Plain<FloatV>, kFrames>;
-  using Double = Recursion<Plain<DoubleV>, kFrames>;
-  using Wide = Recursion<Extended<DoubleV>, kFrames>;
+  using Single = Recursion<PlainVector<FloatV>, kFrames>;
+  using Double = Recursion<PlainVector<DoubleV>, kFrames>;
+  using Wide = Recursion<ExtendedVector<DoubleV>, kFrames>;
 
   static int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -129,7 +131,7 @@ class FastLoss {
     table.place = m.place;
     table.differs = m.differs;
     table.tilt = tilt(u.T, u.L);
-    table.delay_penalty = u.options.delay_penalty;
+    table.delay_penalty = u.terms.delay_penalty;
     own.classes = m.classes;
     own.used = m.used;
     if (few) {  // places are classes

@@ -1,4 +1,4 @@
-// The fast CTC loss as compiled for each instruction set: one table of functions from each ctc_<isa>.cpp.
+// The fast CTC loss as compiled for each instruction set: one table of functions from each fast_loss_<isa>.cpp.
 #pragma once
 
 #include "ctc/utterance.h"

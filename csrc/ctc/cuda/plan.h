@@ -26,7 +26,7 @@ struct FrameStats {
 
 // An utterance is open until its loss is known: settled from the start by its lengths and labels alone
 // (impossible, or wrong, or without frames), else by the forward recursion.
-struct Item {
+struct UtteranceState {
   int64_t T, L;
   double loss;    // NaN while open and for a wrong utterance
   double weight;  // of the gradient
@@ -63,7 +63,7 @@ struct Batch {
   bool compact;  // the scores of an utterance's own classes stand together in `scores`
 
   // Workspace. Utterance n has its part of each at n times the bound.
-  Item* items;
+  UtteranceState* states;
   Number* totals;              // (N) Z
   int32_t* labels;             // (N, longest)
   int32_t* firsts;             // (N, longest) 1 where no earlier label is the same
@@ -252,7 +252,7 @@ struct Plan {
     Batch<Real>& b = batch;
     const int64_t N = b.batch, seams = N * b.segments * b.positions();
     Arena arena(workspace);
-    b.items = arena.take<Item>(N);
+    b.states = arena.take<UtteranceState>(N);
     b.totals = arena.take<Extended<Real>>(N);
     b.labels = arena.take<int32_t>(N * b.longest);
     b.firsts = arena.take<int32_t>(N * b.longest);
