@@ -10,7 +10,7 @@ from ctcspeech.ctc import arrays, loss, tensors
 from ctcspeech.ctc import autograd as _ctc_autograd
 from ctcspeech.ctc import cuda as _ctc_cuda
 from ctcspeech.ctc.arguments import numpy_problem
-from ctcspeech.ctc.problem import Options, address, raise_error, strides
+from ctcspeech.ctc.problem import Options, raise_error
 
 ROOMY = 200_000  # bytes of shared memory for a block, as large GPUs have
 TIGHT = 2_000  # less than most problems need: their rows stand in the workspace
@@ -62,14 +62,11 @@ def compute(problem, losses, reduced, gradient, reduction, zero_infinity, arithm
             order=0, shared=ROOMY, longest=0, check=True):  # fmt: skip
     """In place of ctcspeech.ctc.core.compute. Returns the bytes of workspace taken."""
     if check:
-        error = _core.ctc_check(problem.arguments())
+        error = _core.ctc_check(problem.input())
         if error is not None:
             raise_error(problem, error)
-    n, t = (0, 1) if problem.batch_first else (1, 0)
-    steps = (0, 0, 0) if gradient is None else strides(gradient)
-    addresses = (address(a) for a in (losses, reduced, gradient))
-    output = (*addresses, steps[t], steps[n], reduction, zero_infinity)
-    return _core.ctc_serial_loss(problem.arguments(), output, longest, order, shared)
+    output = problem.output(losses, reduced, gradient, reduction, zero_infinity)
+    return _core.ctc_serial_loss(problem.input(), output, longest, order, shared)
 
 
 def loss_and_gradient(x, y, input_lengths, target_lengths, blank=0, *, gradient=True, wildcard=None,

@@ -148,11 +148,11 @@ def test_import_asks_for_no_driver():
 @pytest.mark.skipif(not ctcspeech.cuda_built(), reason="built without CUDA")
 def test_without_a_device_the_core_reports_the_runtimes_error():
     problem = prepare(torch.zeros(5, 1, 3), torch.tensor([[1]]), 5, 1, False, Options(0, None, 0.0))
-    output = (0, 0, 0, 0, 0, 0, False)
+    output = problem.output(None, None, None, 0, False)
     with pytest.raises(RuntimeError, match="the CTC kernels failed: .*(driver|device)"):
-        _core.ctc_cuda_workspace(problem.arguments(), output, 0, 0)
+        _core.ctc_cuda_workspace(problem.input(), output, 0, 0)
     with pytest.raises(RuntimeError, match="the CTC kernels failed: "):
-        _core.ctc_cuda_loss(problem.arguments(), output, 0, 0, 0, 0, 0)
+        _core.ctc_cuda_loss(problem.input(), output, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.skipif(not ctcspeech.cuda_built(), reason="built without CUDA")

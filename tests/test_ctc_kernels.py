@@ -200,12 +200,9 @@ def test_scaling_of_the_gradient(order, factors):
     problem = serial_gpu.numpy_problem(x, y, 30, 5, False, serial_gpu.Options(0, None, 0.0))
     gradient = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
     wanted = gradient * factors.astype(np.float32).reshape(1, -1, 1)
-    strides = [s // 4 for s in gradient.strides]
-    output = (0, 0, gradient.ctypes.data, strides[0], strides[1], 0, False)
+    output = problem.output(None, None, gradient, 0, False)
     factors = factors.astype(np.float32)
-    _core.ctc_serial_scale(
-        problem.arguments(), output, factors.ctypes.data, factors.ndim == 0, order
-    )
+    _core.ctc_serial_scale(problem.input(), output, factors.ctypes.data, factors.ndim == 0, order)
     np.testing.assert_array_equal(gradient, wanted)
 
 

@@ -4,22 +4,12 @@
 #include <cmath>
 #include <limits>
 #include <new>
-#include <type_traits>
 #include <vector>
 
-#include "align/align_step.h"
+#include "align/align_table.h"
 #include "base/cpu.h"
 
 namespace ctcspeech {
-
-CTCSPEECH_DEFINE_ALIGN_STEP(align_step_baseline)
-CTCSPEECH_DEFINE_FRAME_NORM(frame_norm_baseline)
-#if defined(__x86_64__)
-CTCSPEECH_DECLARE_FRAME_NORM(frame_norm_avx2)
-CTCSPEECH_DECLARE_FRAME_NORM(frame_norm_avx512)
-CTCSPEECH_DECLARE_ALIGN_STEP(align_step_avx2)
-CTCSPEECH_DECLARE_ALIGN_STEP(align_step_avx512)
-#endif
 
 namespace {
 
@@ -27,32 +17,25 @@ constexpr int64_t kShortestInterval = 8;
 constexpr int64_t kCheckpointBytes = int64_t{128} << 20;
 constexpr int64_t kRescaleEvery = 32;  // frames between subtractions of the row's maximum
 
-// The code for the fastest instruction set that this machine has.
-template <class S>
-struct Kernels {
-  AlignStep<S> step = align_step_baseline<S>;
-  FrameNorm (*norm)(const S*, int64_t) = frame_norm_baseline<S>;
+AlignFunctions<float> functions_of(const AlignTable& table, float) { return table.float32; }
+AlignFunctions<double> functions_of(const AlignTable& table, double) { return table.float64; }
 
-  explicit Kernels(int64_t classes) {
-#if defined(__x86_64__)
-    const Isa isa = best_isa();
-    if (isa == Isa::kAvx512) step = align_step_avx512<S>, norm = frame_norm_avx512<S>;
-    if constexpr (std::is_same_v<S, float>)
-      if (isa == Isa::kAvx512 && classes + 2 <= kFewClasses) step = align_step_avx512_few;
-    if (isa == Isa::kAvx2) step = align_step_avx2<S>, norm = frame_norm_avx2<S>;
-#endif
-    (void)classes;
-  }
-};
+// For so many classes.
+template <class S>
+AlignFunctions<S> functions_for(int isa, int64_t classes) {
+  AlignFunctions<S> functions = functions_of(CTCSPEECH_BY_ISA(align, isa), S());
+  if (functions.few_step && classes + 2 <= kFewClasses) functions.step = functions.few_step;
+  return functions;
+}
 
 template <class S>
 class Aligner {
  public:
-  Aligner(const AlignProblem<S>& problem, int32_t* states, S* log_probs)
+  Aligner(const AlignProblem<S>& problem, int32_t* states, S* log_probs, int isa)
       : p_(problem),
         states_(states),
         log_probs_(log_probs),
-        kernels_(problem.classes),
+        functions_(functions_for<S>(isa, problem.classes)),
         width_(problem.num_labels + 1) {}
 
   AlignStatus run(double* score) {
@@ -74,7 +57,7 @@ class Aligner {
   const AlignProblem<S>& p_;
   int32_t* states_;
   S* log_probs_;
-  const Kernels<S> kernels_;
+  const AlignFunctions<S> functions_;
   std::vector<S> best_;             // each frame's largest score
   std::vector<double> log_sum_;     // ln of the sum of exp(score - largest)
   const int64_t width_;             // L + 1 pairs (B[j], A[j]); A[L] is never entered
@@ -136,7 +119,7 @@ class Aligner {
     best_.resize(p_.frames);
     log_sum_.resize(p_.frames);
     for (int64_t t = 0; t < p_.frames; ++t) {
-      const FrameNorm norm = kernels_.norm(p_.emissions + t * p_.frame_stride, p_.classes);
+      const FrameNorm norm = functions_.norm(p_.emissions + t * p_.frame_stride, p_.classes);
       if (norm.has_nan || norm.best == std::numeric_limits<double>::infinity())
         return AlignStatus::kNan;
       if (norm.best == -std::numeric_limits<double>::infinity()) return AlignStatus::kInfeasible;
@@ -170,7 +153,7 @@ class Aligner {
         std::copy(source, source + row_size(), &checkpoints_[(t / interval_ - 1) * row_size()]);
       }
       clear_outside(from, t - 1, first, last);
-      kernels_.step(from, to, classes_.data(), skip_.data(), scores_.data(), scores_[p_.blank],
+      functions_.step(from, to, classes_.data(), skip_.data(), scores_.data(), scores_[p_.blank],
                     first, last);
       if (t % kRescaleEvery == 0) rescale(to, first, last);
     }
@@ -281,19 +264,20 @@ class Aligner {
 }  // namespace
 
 template <class S>
-AlignStatus align(const AlignProblem<S>& problem, int32_t* states, S* log_probs, double* score) {
+AlignStatus align(const AlignProblem<S>& problem, int32_t* states, S* log_probs, double* score,
+                  int isa) {
   if (problem.frames == 0) {
     *score = 0;
     return problem.num_labels == 0 ? AlignStatus::kOk : AlignStatus::kInfeasible;
   }
   try {
-    return Aligner<S>(problem, states, log_probs).run(score);
+    return Aligner<S>(problem, states, log_probs, isa).run(score);
   } catch (const std::bad_alloc&) {
     return AlignStatus::kNoMemory;
   }
 }
 
-template AlignStatus align<float>(const AlignProblem<float>&, int32_t*, float*, double*);
-template AlignStatus align<double>(const AlignProblem<double>&, int32_t*, double*, double*);
+template AlignStatus align<float>(const AlignProblem<float>&, int32_t*, float*, double*, int);
+template AlignStatus align<double>(const AlignProblem<double>&, int32_t*, double*, double*, int);
 
 }  // namespace ctcspeech

@@ -42,8 +42,9 @@ struct AlignProblem {
 // Fills `states` (T state numbers), `log_probs` (T log-probabilities of the path's class at each
 // frame; a wildcard's is that of the frame's best class plus wildcard_score) and `score`, their sum.
 // kInfeasible: no path has probability above zero (too few frames, -inf emissions, or a band too
-// narrow); the outputs are then undefined.
+// narrow); the outputs are then undefined. isa: an Isa that is available, -1 for the best.
 template <class S>
-AlignStatus align(const AlignProblem<S>& problem, int32_t* states, S* log_probs, double* score);
+AlignStatus align(const AlignProblem<S>& problem, int32_t* states, S* log_probs, double* score,
+                  int isa);
 
 }  // namespace ctcspeech

@@ -3,20 +3,16 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#include "base/vec_avx512.h"
+
 #include "align/align_step.h"
 
-#include <immintrin.h>
-
 namespace ctcspeech {
+namespace {
 
-CTCSPEECH_DEFINE_ALIGN_STEP(align_step_avx512)
-CTCSPEECH_INSTANTIATE_ALIGN_STEP(align_step_avx512)
-CTCSPEECH_DEFINE_FRAME_NORM(frame_norm_avx512)
-CTCSPEECH_INSTANTIATE_FRAME_NORM(frame_norm_avx512)
-
-void align_step_avx512_few(const AlignRow<float>& from, const AlignRow<float>& to,
-                           const int32_t* classes, const float* skip, const float* scores,
-                           float blank_score, int64_t first, int64_t last) {
+void few_step(const AlignRow<float>& from, const AlignRow<float>& to,
+              const int32_t* classes, const float* skip, const float* scores,
+              float blank_score, int64_t first, int64_t last) {
   const __m512 low = _mm512_loadu_ps(scores), high = _mm512_loadu_ps(scores + 16);
   const __m512 blank = _mm512_set1_ps(blank_score);
   for (int64_t j = first; j <= last; j += 16) {
@@ -32,6 +28,14 @@ void align_step_avx512_few(const AlignRow<float>& from, const AlignRow<float>& t
     _mm512_mask_storeu_ps(to.blanks + j, valid, _mm512_add_ps(blank, _mm512_max_ps(B, before)));
     _mm512_mask_storeu_ps(to.labels + j, valid, _mm512_add_ps(label, best));
   }
+}
+
+}  // namespace
+
+AlignTable align_avx512() {
+  AlignTable table = make_align_table<Avx512Float, Avx512Double>();
+  table.float32.few_step = few_step;
+  return table;
 }
 
 }  // namespace ctcspeech

@@ -31,10 +31,19 @@ bool isa_available(Isa isa) {
   }
 }
 
+namespace {
+
 Isa best_isa() {
   for (Isa isa : {Isa::kAvx512, Isa::kAvx2, Isa::kNeon})
     if (isa_available(isa)) return isa;
   return Isa::kBaseline;
+}
+
+}  // namespace
+
+Isa chosen_isa(int wish) {
+  static const Isa best = best_isa();
+  return wish < 0 ? best : static_cast<Isa>(wish);
 }
 
 }  // namespace ctcspeech

@@ -16,7 +16,7 @@ inline double power_of_two(int n) {
   return value;
 }
 
-// x = n ln 2 + r with integer n: gives exp(r), |r| <= ln 2 / 2, and n. x in [-1e9, 0].
+// x = n ln 2 + r with integer n: gives exp(r), |r| <= ln 2 / 2, and n. |x| <= 1e9.
 template <class V>
 inline V exp_parts(V x, V& n) {
   using Real = typename V::Real;
@@ -54,6 +54,14 @@ inline V exp_nonpositive(V x) {
     const V p = exp_parts(V::max(V::set(-745.0), x), n);
     return V::mul(p, V::pow2(n));
   }
+}
+
+// exp(x) of floats, x limited to [-87, 87]. NaN stays NaN.
+template <class V>
+inline V exp_limited(V x) {
+  V n;
+  const V p = exp_parts(V::min(V::set(87.0f), V::max(V::set(-87.0f), x)), n);
+  return V::scale2(p, n);
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 //   shift_down(a, after)        lane i takes lane i + 1 of a, the last lane lane 0 of `after`
 //   largest, sum                over the lanes
 //   Mask, store_mask, load_mask, select(mask, a, b)
-// and float: kTableSize (0: none) and look_up, transpose (W x W), scale2(x, n) = x 2^n for n <= 0, 0 where
+// and float: kTableSize (0: none) and look_up, transpose (W x W), scale2(x, n) = x 2^n for n <= 127, 0 where
 // that is below the normal range; where kSmallTable is not 0: SmallTable of at most so many entries, pick,
 // fold, fma_where;
 // double: pow2(n) for n <= 0, split(x, exponent).

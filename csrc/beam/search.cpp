@@ -5,6 +5,8 @@
 #include <cstring>
 #include <limits>
 
+#include "base/vec_exp.h"
+#include "base/vec_portable.h"
 #include "beam/beam.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -35,24 +37,7 @@ ALWAYS_INLINE Floats choose(Ints where, Floats yes, Floats no) {
   return (Floats)((where & (Ints)yes) | (~where & (Ints)no));
 }
 
-// exp(x) for x <= 0 to 2 units in the last place; 0 below -87. exp(x) = 2^n exp(r), |r| <= ln 2 / 2,
-// with the Taylor series of exp(r).
-ALWAYS_INLINE Floats exp_of_negative(Floats x) {
-  const Ints in_range = x > -87.0f;
-  const Floats bounded = choose(in_range, x, Floats{0, 0, 0, 0});
-  const Floats shifted = bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: rounds to an integer
-  const Floats n = shifted - 12582912.0f;
-  const Floats r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
-  Floats y = r * (1.0f / 5040) + 1.0f / 720;
-  y = y * r + 1.0f / 120;
-  y = y * r + 1.0f / 24;
-  y = y * r + 1.0f / 6;
-  y = y * r + 0.5f;
-  y = y * r + 1.0f;
-  y = y * r + 1.0f;
-  const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-  return choose(in_range, y * (Floats)power, Floats{0, 0, 0, 0});
-}
+ALWAYS_INLINE Floats exp_of_negative(Floats x) { return exp_nonpositive(PortableFloat{x}).v; }
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-// Python's way to gru/gru.h, for ctcspeech/recurrent.py.
+// Python's way to gru/gru.h, for ctcspeech/model/recurrent.py.
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "bindings/bindings.h"
 #include "base/cpu.h"
+#include "bindings/bindings.h"
 #include "gru/gru.h"
 
 namespace nb = nanobind;

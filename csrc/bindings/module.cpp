@@ -1,4 +1,4 @@
-// The extension module ctcspeech._core. Each part binds itself in its own bindings_<part>.cpp.
+// The extension module ctcspeech._core. Each part binds itself in bindings/<part>.cpp.
 #include "bindings/bindings.h"
 
 #include <nanobind/stl/string.h>

@@ -3,31 +3,15 @@
 
 #include <algorithm>
 
+#include "base/arena.h"
 #include "base/cpu.h"
-#include "ctc/cuda/cuda_loss.h"
-#include "ctc/cpu/fast_loss_table.h"
-#include "ctc/utterance.h"
 #include "base/parallel.h"
+#include "ctc/cpu/fast_loss_table.h"
+#include "ctc/cuda/cuda_loss.h"
+#include "ctc/utterance.h"
 
 namespace ctcspeech {
 namespace {
-
-FastPath path_for(Isa isa) {
-  switch (isa) {
-#if defined(__x86_64__)
-    case Isa::kAvx2: return ctc_avx2();
-    case Isa::kAvx512: return ctc_avx512();
-#elif defined(__aarch64__)
-    case Isa::kNeon: return ctc_neon();
-#endif
-    default: return ctc_baseline();
-  }
-}
-
-FastPath path_for(const ctcspeech_ctc_where& where) {
-  static const Isa best = best_isa();
-  return path_for(where.isa < 0 ? best : static_cast<Isa>(where.isa));
-}
 
 FastResult solve(const FastPath& path, const Utterance<float>& u, void* memory, int arithmetic) {
   return path.float32(u, memory, arithmetic);
@@ -124,7 +108,7 @@ struct BatchMemory {
 
   BatchMemory(const ctcspeech_ctc_input& in, bool with_gradient, const ctcspeech_ctc_where& where,
        void* block) {
-    const FastPath path = path_for(where);
+    const FastPath path = CTCSPEECH_BY_ISA(ctc, where.isa);
     const auto utterance_workspace =
         in.type == CTCSPEECH_FLOAT64 ? path.workspace64 : path.workspace;
     int64_t concatenated = 0;
@@ -201,7 +185,7 @@ void read_labels(const ctcspeech_ctc_input& in, const BatchMemory& memory) {
 template <class Element>
 void compute_batch(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
                    const ctcspeech_ctc_where& where, const BatchMemory& memory) {
-  const FastPath path = path_for(where);
+  const FastPath path = CTCSPEECH_BY_ISA(ctc, where.isa);
   parallel_for(in.batch, memory.workers, [&](int64_t i, int worker) {
     const UtteranceShape& item = memory.shapes[i];
     auto u = get_utterance<Element>(in, item, memory.labels + item.first_label);

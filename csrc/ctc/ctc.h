@@ -11,7 +11,9 @@
  *   ctcspeech_ctc_loss(&in, &out, &where);
  *
  * T frames, N utterances, C classes with the blank, L labels of an utterance. Emissions are logits or
- * log-probabilities alike: every frame is normalised inside. Nothing here allocates, prints or throws.
+ * log-probabilities alike: every frame is normalised inside. Nothing here prints or throws. On one thread
+ * nothing allocates; more of them are started by the system, which takes memory for each, and where it
+ * starts no more of them the work goes on with those there are.
  */
 #ifndef CTCSPEECH_CTC_H
 #define CTCSPEECH_CTC_H

@@ -1,31 +1,15 @@
 #include "gru/gru.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "base/cpu.h"
 #include "base/parallel.h"
-
-#define CTCSPEECH_GRU_WIDTH 4
-#define CTCSPEECH_GRU_ROWS 4
-#include "gru/gru_kernel.h"
+#include "gru/gru_table.h"
 
 namespace ctcspeech {
 
-#if defined(__x86_64__)
-extern const GruKernels kGruAvx2, kGruAvx512;
-#endif
-
 namespace {
-
-const GruKernels& kernels(int isa) {
-#if defined(__x86_64__)
-  const Isa best = isa < 0 ? best_isa() : static_cast<Isa>(isa);
-  if (best == Isa::kAvx512) return kGruAvx512;
-  if (best == Isa::kAvx2) return kGruAvx2;
-#endif
-  (void)isa;
-  return kKernels;
-}
 
 // U (3H, H) for the forward pass: for each vector of units the columns of r, z and n, by depth.
 std::vector<float> pack_forward(const GruShape& shape, const float* weight, int64_t width,
@@ -77,7 +61,7 @@ std::vector<GruTask> split(const GruShape& shape, int threads, int64_t rows) {
 
 void gru_forward(const GruShape& shape, float* gates, const float* weight, const float* bias,
                  float* hidden, float* candidate, int threads, int isa) {
-  const GruKernels& k = kernels(isa);
+  const GruKernels k = CTCSPEECH_BY_ISA(gru, isa);
   int64_t stride = 0;
   const std::vector<float> packed = pack_forward(shape, weight, k.width, &stride);
   const std::vector<GruTask> tasks = split(shape, threads, k.rows);
@@ -91,7 +75,7 @@ void gru_forward(const GruShape& shape, float* gates, const float* weight, const
 void gru_backward(const GruShape& shape, const float* gates, const float* weight,
                   const float* hidden, const float* candidate, const float* gradient,
                   float* grad_gates, float* grad_candidate, float* before, int threads, int isa) {
-  const GruKernels& k = kernels(isa);
+  const GruKernels k = CTCSPEECH_BY_ISA(gru, isa);
   int64_t stride = 0;
   const std::vector<float> packed = pack_backward(shape, weight, k.width, &stride);
   const std::vector<GruTask> tasks = split(shape, threads, k.rows);

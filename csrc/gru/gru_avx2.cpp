@@ -1,8 +1,9 @@
-#define CTCSPEECH_GRU_WIDTH 8
-#define CTCSPEECH_GRU_ROWS 4
+#include "base/vec_avx2.h"
+
 #include "gru/gru_kernel.h"
 
 namespace ctcspeech {
-extern const GruKernels kGruAvx2;
-const GruKernels kGruAvx2 = kKernels;
+
+GruKernels gru_avx2() { return make_gru_kernels<Avx2Float, 4>(); }
+
 }  // namespace ctcspeech

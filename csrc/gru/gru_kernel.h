@@ -1,130 +1,58 @@
-// The GRU recurrence, written once with the compiler's vector types; each file that includes this
-// has defined CTCSPEECH_GRU_WIDTH, floats in a vector, and CTCSPEECH_GRU_ROWS, sequences that are
-// multiplied together, and is compiled for its instruction set.
+// The GRU recurrence, written once with the vectors of vec_*.h; each gru_<isa>.cpp instantiates it for its
+// own, and for the number of sequences that are multiplied together.
 //
 // A task is a range of sequences in one direction: no task waits for another. Within a frame up to
-// ROWS sequences share each load of the weights, which stand packed in the order of their use; three
+// kRows sequences share each load of the weights, which stand packed in the order of their use; three
 // vectors of sums a sequence stay in registers.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <type_traits>
 
-#include "gru/gru.h"
+#include "base/compiler.h"
+#include "base/vec_exp.h"
+#include "gru/gru_table.h"
 
-namespace ctcspeech {
-
-// A packed matrix (depth, 3 * width * blocks), one per direction.
-struct GruWeights {
-  const float* data;
-  int64_t direction_stride;
-};
-
-struct GruTask {
-  int64_t direction;
-  int64_t first, last;  // sequences
-};
-
-struct GruForward {
-  GruShape shape;
-  GruWeights weights;
-  float* gates;
-  const float* bias;
-  float* hidden;
-  float* candidate;
-};
-
-struct GruBackward {
-  GruShape shape;
-  GruWeights weights;
-  const float* gates;
-  const float* hidden;
-  const float* candidate;
-  const float* gradient;
-  float* grad_gates;
-  float* grad_candidate;
-  float* before;
-};
-
-// What an instruction set offers.
-struct GruKernels {
-  int64_t width;
-  int64_t rows;
-  void (*forward)(const GruForward&, const GruTask&, float* scratch);
-  void (*backward)(const GruBackward&, const GruTask&, float* scratch);
-};
-
-}  // namespace ctcspeech
-
-#ifdef CTCSPEECH_GRU_WIDTH
 namespace ctcspeech {
 namespace {
 
-constexpr int64_t kWidth = CTCSPEECH_GRU_WIDTH;
-constexpr int kRows = CTCSPEECH_GRU_ROWS;
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-typedef float Vec __attribute__((vector_size(CTCSPEECH_GRU_WIDTH * 4)));
-typedef int32_t IntVec __attribute__((vector_size(CTCSPEECH_GRU_WIDTH * 4)));
-
-inline Vec load(const float* from) {
-  Vec v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+template <class V>
+inline V load(const float* from, int count) {
+  return count == V::W ? V::loadu(from) : V::load_some(from, count, 0);
 }
-
-inline Vec load(const float* from, int64_t count) {
-  if (count == kWidth) return load(from);
-  float padded[kWidth] = {};
-  std::memcpy(padded, from, count * sizeof(float));
-  return load(padded);
-}
-
-inline void store(float* to, Vec v, int64_t count) {
-  if (count == kWidth)
-    std::memcpy(to, &v, sizeof v);
+template <class V>
+inline void store(float* to, V v, int count) {
+  if (count == V::W)
+    v.storeu(to);
   else
-    std::memcpy(to, &v, count * sizeof(float));
+    v.store_some(to, count);
 }
 
-// exp(x), x limited to [-87, 87]: 2^n times a polynomial on |r| <= ln(2) / 2 (Cephes' reduction and
-// coefficients of degree 6), relative error 2e-7.
-inline Vec exponential(Vec x) {
-  x = x < -87.0f ? Vec{} - 87.0f : x;
-  x = x > 87.0f ? Vec{} + 87.0f : x;
-  const Vec shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to an integer
-  const Vec n = shifted - 12582912.0f;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = Vec{} + 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  IntVec bits, power;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  std::memcpy(&power, &p, sizeof power);
-  power += bits << 23;  // the low bits of `shifted` are n
-  std::memcpy(&p, &power, sizeof p);
-  return p;
+template <class V>
+inline V sigmoid(V x) {
+  const V one = V::set(1);
+  return V::div(one, V::add(one, exp_limited(V::sub(V::set(0), x))));
+}
+template <class V>
+inline V hyperbolic_tangent(V x) {
+  const V one = V::set(1);
+  return V::sub(one, V::div(V::set(2), V::add(one, exp_limited(V::add(x, x)))));
 }
 
-inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
-inline Vec hyperbolic_tangent(Vec x) { return 1.0f - 2.0f / (1.0f + exponential(x + x)); }
-
-// sums[i] += a[i] (depth) times a block (depth, 3 * kWidth) of packed weights.
-template <int R>
-inline void multiply(Vec (&sums)[R][3], const float* const* a, int64_t depth, const float* block) {
-  for (int64_t k = 0; k < depth; ++k, block += 3 * kWidth) {
-    const Vec b0 = load(block), b1 = load(block + kWidth), b2 = load(block + 2 * kWidth);
-#pragma GCC unroll 8
+// sums[i] += a[i] (depth) times a block (depth, 3 * V::W) of packed weights.
+template <class V, int R>
+inline void multiply(V (&sums)[R][3], const float* const* a, int64_t depth, const float* block) {
+  for (int64_t k = 0; k < depth; ++k, block += 3 * V::W) {
+    const V b0 = V::loadu(block), b1 = V::loadu(block + V::W), b2 = V::loadu(block + 2 * V::W);
+    CTC_UNROLL
     for (int i = 0; i < R; ++i) {
-      const Vec x = Vec{} + a[i][k];
-      sums[i][0] += x * b0;
-      sums[i][1] += x * b1;
-      sums[i][2] += x * b2;
+      const V x = V::set(a[i][k]);
+      sums[i][0] = V::fma(x, b0, sums[i][0]);
+      sums[i][1] = V::fma(x, b1, sums[i][1]);
+      sums[i][2] = V::fma(x, b2, sums[i][2]);
     }
   }
 }
@@ -141,10 +69,10 @@ inline Step step_of(const GruShape& shape, int64_t direction, int64_t t) {
   const int64_t before = direction ? t + 1 : t - 1;
   const bool first = before < 0 || before >= shape.steps;
   return {shape.offsets[t], first ? 0 : shape.offsets[before], shape.sizes[t],
-          first ? 0 : std::min(shape.sizes[t], shape.sizes[before])};
+          first ? 0 : smaller(shape.sizes[t], shape.sizes[before])};
 }
 
-template <int R>
+template <class V, int R>
 void forward_rows(const GruForward& p, const GruTask& task, const Step& step, int64_t sequence,
                   const float* zeros) {
   const int64_t H = p.shape.hidden, D = p.shape.directions, d = task.direction;
@@ -157,19 +85,20 @@ void forward_rows(const GruForward& p, const GruTask& task, const Step& step, in
     candidate[i] = p.candidate ? p.candidate + at * H : nullptr;
     state[i] = s < step.states ? p.hidden + ((step.previous + s) * D + d) * H : zeros;
   }
+  constexpr int64_t kWidth = V::W;
   const float* weights = p.weights.data + d * p.weights.direction_stride;
   for (int64_t j = 0; j < H; j += kWidth, weights += 3 * kWidth * H) {
-    const int64_t count = std::min(kWidth, H - j);
-    Vec sums[R][3] = {};
-    if (sequence < step.states) multiply<R>(sums, state, H, weights);
-    const Vec bias = load(p.bias + d * H + j, count);
-#pragma GCC unroll 8
+    const int count = static_cast<int>(H - j < kWidth ? H - j : kWidth);
+    V sums[R][3] = {};
+    if (sequence < step.states) multiply<V, R>(sums, state, H, weights);
+    const V bias = load<V>(p.bias + d * H + j, count);
+    CTC_UNROLL
     for (int i = 0; i < R; ++i) {
-      const Vec r = sigmoid(load(gates[i] + j, count) + sums[i][0]);
-      const Vec z = sigmoid(load(gates[i] + H + j, count) + sums[i][1]);
-      const Vec c = sums[i][2] + bias;
-      const Vec n = hyperbolic_tangent(load(gates[i] + 2 * H + j, count) + r * c);
-      store(hidden[i] + j, n + z * (load(state[i] + j, count) - n), count);
+      const V r = sigmoid(V::add(load<V>(gates[i] + j, count), sums[i][0]));
+      const V z = sigmoid(V::add(load<V>(gates[i] + H + j, count), sums[i][1]));
+      const V c = V::add(sums[i][2], bias);
+      const V n = hyperbolic_tangent(V::fma(r, c, load<V>(gates[i] + 2 * H + j, count)));
+      store(hidden[i] + j, V::fma(z, V::sub(load<V>(state[i] + j, count), n), n), count);
       if (!candidate[i]) continue;
       store(gates[i] + j, r, count);
       store(gates[i] + H + j, z, count);
@@ -198,7 +127,7 @@ inline void backward_frame(int64_t H, const float* __restrict gates, const float
   }
 }
 
-template <int R>
+template <class V, int R>
 void backward_rows(const GruBackward& p, const GruTask& task, const Step& step, int64_t sequence,
                    const float* zeros, float* carries, int64_t carry_stride) {
   const int64_t H = p.shape.hidden, D = p.shape.directions, d = task.direction;
@@ -215,15 +144,16 @@ void backward_rows(const GruBackward& p, const GruTask& task, const Step& step, 
                    p.before + at * H);
   }
   if (sequence >= step.states) return;  // these begin here
+  constexpr int64_t kWidth = V::W;
   const float* weights = p.weights.data + d * p.weights.direction_stride;
   for (int64_t j = 0; j < H; j += 3 * kWidth, weights += 9 * kWidth * H) {
-    Vec sums[R][3] = {};
-    multiply<R>(sums, grad_gates, 2 * H, weights);
-    multiply<R>(sums, grad_candidate, H, weights + 6 * kWidth * H);
+    V sums[R][3] = {};
+    multiply<V, R>(sums, grad_gates, 2 * H, weights);
+    multiply<V, R>(sums, grad_candidate, H, weights + 6 * kWidth * H);
     for (int i = 0; i < R; ++i)
       for (int v = 0; v < 3; ++v) {
         float* to = carry[i] + j + v * kWidth;
-        store(to, load(to) + sums[i][v], kWidth);
+        V::add(V::loadu(to), sums[i][v]).storeu(to);
       }
   }
 }
@@ -238,36 +168,41 @@ int64_t dispatch(int64_t count, Rows&& rows) {
   return R;
 }
 
+template <class V, int kRows>
 void forward(const GruForward& p, const GruTask& task, float* scratch) {
   const int64_t T = p.shape.steps;
-  std::fill(scratch, scratch + p.shape.hidden, 0.0f);
+  std::memset(scratch, 0, p.shape.hidden * sizeof(float));
   for (int64_t k = 0; k < T; ++k) {
     const Step step = step_of(p.shape, task.direction, task.direction ? T - 1 - k : k);
-    const int64_t last = std::min(task.last, step.count);
+    const int64_t last = smaller(task.last, step.count);
     for (int64_t s = task.first; s < last;)
       s += dispatch<kRows>(last - s, [&](auto rows) {
-        forward_rows<decltype(rows)::value>(p, task, step, s, scratch);
+        forward_rows<V, decltype(rows)::value>(p, task, step, s, scratch);
       });
   }
 }
 
+template <class V, int kRows>
 void backward(const GruBackward& p, const GruTask& task, float* scratch) {
   const int64_t T = p.shape.steps, H = p.shape.hidden;
-  const int64_t stride = (H + 3 * kWidth - 1) / (3 * kWidth) * (3 * kWidth);
+  constexpr int64_t kUnit = 3 * V::W;
+  const int64_t stride = (H + kUnit - 1) / kUnit * kUnit;
   float* carries = scratch + stride;
-  std::fill(scratch, carries + (task.last - task.first) * stride, 0.0f);
+  std::memset(scratch, 0, (1 + task.last - task.first) * stride * sizeof(float));
   for (int64_t k = T - 1; k >= 0; --k) {
     const Step step = step_of(p.shape, task.direction, task.direction ? T - 1 - k : k);
-    const int64_t last = std::min(task.last, step.count);
+    const int64_t last = smaller(task.last, step.count);
     for (int64_t s = task.first; s < last;)
       s += dispatch<kRows>(last - s, [&](auto rows) {
-        backward_rows<decltype(rows)::value>(p, task, step, s, scratch, carries, stride);
+        backward_rows<V, decltype(rows)::value>(p, task, step, s, scratch, carries, stride);
       });
   }
 }
 
-constexpr GruKernels kKernels = {kWidth, kRows, forward, backward};
+template <class V, int kRows>
+GruKernels make_gru_kernels() {
+  return {V::W, kRows, forward<V, kRows>, backward<V, kRows>};
+}
 
 }  // namespace
 }  // namespace ctcspeech
-#endif

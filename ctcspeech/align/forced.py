@@ -18,8 +18,6 @@ __all__ = ["WILDCARD", "Alignment", "forced_align"]
 # A label that stands for any stretch of speech of at least one frame.
 WILDCARD = -1
 
-_INFEASIBLE, _NOT_FINITE, _NO_MEMORY = 1, 2, 3  # align.h: AlignStatus
-
 
 @dataclass
 class Alignment:
@@ -99,6 +97,7 @@ def _align(
     threads: int | None,
 ) -> list[Alignment]:
     from ctcspeech import _core
+    from ctcspeech.ctc.core import isa
 
     N, T, _ = scores.shape
     states = np.zeros((N, T), np.int32)
@@ -109,13 +108,15 @@ def _align(
     flat = np.concatenate([*labels, np.zeros(0, np.int64)])
     _core.align_batch(
         scores, flat, offsets, lengths, blank, -1 if band is None else band, float(wildcard_score),
-        _num_threads(threads), states, log_probs, total, status,
+        _num_threads(threads), isa(), states, log_probs, total, status,
     )  # fmt: skip
     result = []
     for n, sequence in enumerate(labels):
         length = int(lengths[n])
         if status[n]:
-            raise AlignmentError(_explain(int(status[n]), n, sequence, length, band))
+            raise AlignmentError(
+                _explain(_core.AlignStatus(int(status[n])).name, n, sequence, length, band)
+            )
         result.append(
             _alignment(states[n, :length], log_probs[n, :length], sequence, blank, float(total[n]))
         )
@@ -210,11 +211,11 @@ def _num_threads(threads: int | None) -> int:
 
 
 def _explain(
-    status: int, n: int, labels: npt.NDArray[np.int64], length: int, band: int | None
+    status: str, n: int, labels: npt.NDArray[np.int64], length: int, band: int | None
 ) -> str:
-    if status == _NOT_FINITE:
+    if status == "NOT_FINITE":
         return f"emissions[{n}] hold NaN or +inf: they cannot be aligned"
-    if status == _NO_MEMORY:
+    if status == "NO_MEMORY":
         return f"not enough memory to align utterance {n} ({length} frames, {len(labels)} labels)"
     wild = labels == WILDCARD
     repeats = int(((labels[1:] == labels[:-1]) & ~wild[1:]).sum())

@@ -80,7 +80,7 @@ def posteriors(
     frames = problem.logits.shape[1 if problem.batch_first else 0]
     gamma = np.zeros((problem.batch, frames, 2 * max(longest, 0) + 1))
     error = _core.ctc_posteriors(
-        *problem.arguments(),
+        problem.input(),
         gamma.ctypes.data,
         gamma.shape[1] * gamma.shape[2],
         gamma.shape[2],

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ctcspeech import _core
-from ctcspeech.ctc.problem import Problem, address, raise_error, strides
+from ctcspeech.ctc.problem import Problem, raise_error
 
 __all__ = [
     "ARITHMETICS",
@@ -15,6 +15,7 @@ __all__ = [
     "LARGE",
     "compute",
     "forced_isa",
+    "isa",
     "large_block",
     "read_environment",
     "threads",
@@ -48,6 +49,11 @@ def read_environment() -> None:
 read_environment()
 
 
+def isa() -> int:
+    """What CTCSPEECH_ISA asks for, as the core's functions take it: -1 for the best."""
+    return _isa
+
+
 def forced_isa() -> str | None:
     """The instruction set that CTCSPEECH_ISA asks for."""
     return next((name for name, code in ISAS.items() if code == _isa), None)
@@ -68,32 +74,24 @@ def threads() -> int:
 
 def compute(problem: Problem, losses: Any, reduced: Any, gradient: Any, reduction: int,
             zero_infinity: bool, arithmetic: Any = None,
-            keep_labels: bool = False) -> Any:  # fmt: skip
+            keep_labels: bool = False) -> bytes | None:  # fmt: skip
     """Losses, their reduction, the gradient, and the kind of number that each utterance took
     (int32) into the given arrays (None: not wanted). With `keep_labels` returns a copy of labels
     and lengths as bytes (on the CPU)."""
     if getattr(problem.logits, "is_cuda", False):
         from ctcspeech.ctc import cuda
 
-        return cuda.compute(problem, losses, reduced, gradient, reduction, zero_infinity)
-    n, t = (0, 1) if problem.batch_first else (1, 0)
-    steps = (0, 0, 0) if gradient is None else strides(gradient)
+        cuda.compute(problem, losses, reduced, gradient, reduction, zero_infinity)
+        return None
     answer = _core.ctc_loss(
-        *problem.arguments(),
-        address(losses),
-        address(reduced),
-        address(gradient),
-        steps[t],
-        steps[n],
-        reduction,
-        zero_infinity,
+        problem.input(),
+        problem.output(losses, reduced, gradient, reduction, zero_infinity, arithmetic),
         threads(),
         _isa,
         _arithmetic,
-        address(arithmetic),
         keep_labels,
     )
-    if type(answer) is tuple:
+    if isinstance(answer, tuple):
         raise_error(problem, answer)
     return answer
 

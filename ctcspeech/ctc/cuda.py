@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ctcspeech import _core
+from ctcspeech._core import CtcStatus
 from ctcspeech.ctc.problem import Problem, raise_error
 
 __all__ = ["check_built", "check_host_values", "compute", "int_length", "on_device", "scaled"]
@@ -72,41 +73,33 @@ def check_host_values(problem: Problem) -> None:
             input_lengths=p.input_lengths.long().contiguous(),
             target_lengths=p.target_lengths.long().contiguous(),
         )
-        error = _core.ctc_check(whole.arguments())
+        error = _core.ctc_check(whole.input())
         if error is not None:
             raise_error(p, error)
         return
     frames = p.logits.shape[1 if p.batch_first else 0]
     if lengths_here[0]:
-        _check_range(p, p.input_lengths, frames, 3)
+        _check_range(p, p.input_lengths, frames, CtcStatus.BAD_INPUT_LENGTH)
     if lengths_here[1]:
-        _check_range(p, p.target_lengths, p.targets.shape[-1], 4)
+        _check_range(p, p.target_lengths, p.targets.shape[-1], CtcStatus.BAD_TARGET_LENGTH)
         if p.targets.ndim == 1:
             over = p.target_lengths.cumsum(0) > p.targets.shape[0]
             if over.any():
-                raise_error(p, (5, int(over.nonzero()[0]), 0))
+                raise_error(p, (CtcStatus.BAD_TARGET_SUM, int(over.nonzero()[0]), 0))
 
 
-def _check_range(problem: Problem, lengths: torch.Tensor, most: int, status: int) -> None:
+def _check_range(problem: Problem, lengths: torch.Tensor, most: int, status: CtcStatus) -> None:
     wrong = (lengths < 0) | (lengths > most)
     if wrong.any():
         raise_error(problem, (status, int(wrong.nonzero()[0]), 0))
-
-
-def _output(problem: Problem, losses: Any, reduced: Any, gradient: Any, reduction: int,
-            zero_infinity: bool) -> tuple[Any, ...]:  # fmt: skip
-    n, t = (0, 1) if problem.batch_first else (1, 0)
-    strides = (0, 0, 0) if gradient is None else gradient.stride()
-    addresses = (0 if a is None else a.data_ptr() for a in (losses, reduced, gradient))
-    return (*addresses, strides[t], strides[n], reduction, zero_infinity)
 
 
 def compute(problem: Problem, losses: Any, reduced: Any, gradient: Any, reduction: int,
             zero_infinity: bool) -> None:  # fmt: skip
     """Losses, their reduction and the gradient into the given tensors, on the current stream."""
     device = problem.logits.device
-    arguments = problem.arguments()
-    output = _output(problem, losses, reduced, gradient, reduction, zero_infinity)
+    arguments = problem.input()
+    output = problem.output(losses, reduced, gradient, reduction, zero_infinity)
     size = _core.ctc_cuda_workspace(arguments, output, device.index, problem.longest)
     workspace = torch.empty(size, dtype=torch.uint8, device=device)
     stream = torch.cuda.current_stream(device).cuda_stream
@@ -121,9 +114,9 @@ def scaled(problem: Problem, gradient: torch.Tensor, grad_losses: torch.Tensor) 
     factors = grad_losses.contiguous()
     device = gradient.device
     problem = problem._replace(logits=gradient)
-    output = _output(problem, None, None, gradient, 0, False)
+    output = problem.output(None, None, gradient, 0, False)
     stream = torch.cuda.current_stream(device).cuda_stream
     _core.ctc_cuda_scale(
-        problem.arguments(), output, factors.data_ptr(), factors.ndim == 0, device.index, stream
+        problem.input(), output, factors.data_ptr(), factors.ndim == 0, device.index, stream
     )
     return gradient

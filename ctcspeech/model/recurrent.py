@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from ctcspeech import _core
+from ctcspeech.ctc.core import isa
 
 __all__ = ["RecurrentLayer"]
 
@@ -121,6 +122,7 @@ class GruRecurrence(torch.autograd.Function):
             hidden,
             candidate,
             torch.get_num_threads(),
+            isa(),
         )
         if learning:
             ctx.save_for_backward(inputs, weight, recurrent, sizes, gates, hidden, candidate)
@@ -143,6 +145,7 @@ class GruRecurrence(torch.autograd.Function):
             by_candidate,
             before,
             torch.get_num_threads(),
+            isa(),
         )
         by_bias, by_candidate_bias = by_gates.sum(0), by_candidate.sum(0)
         by_gates, by_candidate, before = (
