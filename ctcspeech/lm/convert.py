@@ -64,7 +64,7 @@ def mix(
         raise ValueError(f"first_weight must be from 0 to 1, got {first_weight}")
     check_kind(kind, 0, 0)
     tables = [read_table(Path(path)) for path in (first, second)]
-    write_table(NgramTable.mix(*tables, first_weight), Path(target), kind)
+    write_table(NgramTable.mix(tables[0], tables[1], first_weight), Path(target), kind)
 
 
 def fit_mixture(
