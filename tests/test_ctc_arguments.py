@@ -18,11 +18,11 @@ Y = torch.tensor([[1, 2, 3], [3, 2, 1]])
         (TypeError, "logits must be float32.*got torch.int64", (X.long(), Y, 5, 3)),
         (ValueError, r"logits must be \(T, N, C\).*got 1 dimensions", (X[0, 0], Y, 5, 3)),
         (ValueError, "at least one class", (torch.zeros(5, 2, 0), Y, 5, 3)),
-        (TypeError, "targets must be int32 or int64, got torch.float32", (X, Y.float(), 5, 3)),
-        (TypeError, "targets must be int32 or int64, got torch.bool", (X, Y > 0, 5, 3)),
+        (TypeError, "targets must be integers.*got torch.float32", (X, Y.float(), 5, 3)),
+        (TypeError, "targets must be integers.*got torch.bool", (X, Y > 0, 5, 3)),
         (ValueError, "targets must be .* got 3 dimensions", (X, Y[None], 5, 3)),
         (ValueError, r"a row for each of the 2 utterances.*got shape \(1, 3\)", (X, Y[:1], 5, 3)),
-        (TypeError, "input_lengths must be int32 or int64, got torch.float32",
+        (TypeError, "input_lengths must be integers.*got torch.float32",
          (X, Y, [5.0, 5.0], 3)),
         (TypeError, "target_lengths must be integers.*", (X, Y, 5, "three")),
         (ValueError, r"input_lengths must be one length for each.*got shape \(3,\)",
@@ -80,7 +80,7 @@ def test_wrong_arrays(function):
     x, y = X.numpy(), Y.numpy()
     with pytest.raises(TypeError, match="logits must be float32.*got int64"):
         function(x.astype(int), y, 5, 3)
-    with pytest.raises(TypeError, match="targets must be int32 or int64, got float64"):
+    with pytest.raises(TypeError, match="targets must be integers.*got float64"):
         function(x, y.astype(float), 5, 3)
     with pytest.raises(ValueError, match=r"input_lengths\[1\] must be between 0 and the 5"):
         function(x, y, np.array([5, 9]), 3)
@@ -101,3 +101,36 @@ def test_forced_instruction_set_must_exist(monkeypatch):
     finally:
         monkeypatch.undo()
         core.read_environment()
+
+
+def test_log_probs_is_another_name():
+    wanted = ctc_loss(X, Y, 5, 3)
+    given = {"targets": Y, "input_lengths": 5, "target_lengths": 3}
+    assert torch.equal(ctc_loss(log_probs=X, **given), wanted)
+    assert torch.equal(ctc_loss(logits=X, **given), wanted)
+    assert torch.equal(CTCLoss()(log_probs=X, **given), wanted)
+    assert torch.equal(CTCLoss()(X, Y, 5, 3), wanted)
+    for function in (ctc_loss, CTCLoss()):
+        with pytest.raises(TypeError, match="one of logits and log_probs"):
+            function(X, log_probs=X, **given)
+        with pytest.raises(TypeError, match="one of logits and log_probs"):
+            function(**given)
+        with pytest.raises(TypeError, match="needs logits, targets"):
+            function(X, targets=Y)
+
+
+@pytest.mark.parametrize("name", ["int8", "int16", "uint8", "int32"])
+def test_narrow_integers(name):
+    wanted = ctc_loss(X, Y, 5, 3)
+    dtype = getattr(torch, name)
+    lengths = torch.tensor([5, 5], dtype=dtype), torch.tensor([3, 3], dtype=dtype)
+    assert torch.equal(ctc_loss(X, Y.to(dtype), *lengths), wanted)
+    assert torch.equal(ctc_loss(X, Y.to(dtype), 5, 3), wanted)
+    assert torch.equal(ctc_loss(X, Y, *lengths), wanted)
+    loss, _ = ctc.loss_and_grad(X.numpy(), Y.numpy().astype(name), 5, 3)
+    assert loss == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_the_module_is_a_loss_of_torch():
+    assert isinstance(CTCLoss(reduction="sum"), torch.nn.modules.loss._Loss)
+    assert CTCLoss(reduction="sum").reduction == "sum"

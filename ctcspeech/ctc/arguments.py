@@ -66,8 +66,8 @@ def numpy_integers(name: str, value: Any) -> np.ndarray:
     array = as_numpy(name, value)
     if array.size == 0 and array.dtype == np.float64:  # an empty list
         array = array.astype(np.int64)
-    if array.dtype not in (np.int32, np.int64):
-        raise TypeError(f"{name} must be int32 or int64, got {array.dtype}")
+    if array.dtype.kind not in "iu" or array.dtype == np.uint64:
+        raise TypeError(f"{name} must be integers of up to 64 bits, got {array.dtype}")
     return np.ascontiguousarray(array, np.int64).reshape(array.shape)
 
 

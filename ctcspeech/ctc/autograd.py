@@ -34,6 +34,11 @@ def scaled(kept: Any, gradient: torch.Tensor, grad_losses: torch.Tensor) -> torc
         from ctcspeech.ctc import cuda
 
         return cuda.scaled(kept, gradient, grad_losses)
+    mapped = torch._C._functorch
+    if mapped.is_batchedtensor(grad_losses) or mapped.is_legacy_batchedtensor(grad_losses):
+        # vmap over the derivatives that come in: each has a gradient of its own
+        shape = (-1, 1, 1) if kept.batch_first else (1, -1, 1)
+        return gradient * (grad_losses if grad_losses.ndim == 0 else grad_losses.view(shape))
     if grad_losses.ndim == 0:
         factor = grad_losses.item()
         return gradient if factor == 1 else gradient.mul_(factor)
@@ -264,11 +269,92 @@ _op.register_autograd(_op_backward, setup_context=_op_context)
 _backward_op.register_autograd(_backward_op_backward, setup_context=_backward_op_context)
 
 
+# ---- torch.vmap: what is mapped over becomes part of the batch ---------------------------------
+
+
+def _into_batch(x: torch.Tensor, dim: int | None, size: int, at: int) -> torch.Tensor:
+    """The mapped dimension, `dim` of x or none, in front of dimension `at` and joined with it."""
+    x = x.unsqueeze(0).expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.movedim(0, at).flatten(at, at + 1)
+
+
+def _padded_targets(targets: torch.Tensor, dim: int | None, lengths: torch.Tensor,
+                     lengths_dim: int | None, size: int, classes: int) -> torch.Tensor:  # fmt: skip
+    """Concatenated labels of each item as rows (size * N, S), wide enough for any lengths. A place
+    past the end holds a label that is none, so that the core says what is wrong."""
+    labels = targets.unsqueeze(0).expand(size, -1) if dim is None else targets.movedim(dim, 0)
+    lengths = lengths.unsqueeze(0) if lengths_dim is None else lengths.movedim(lengths_dim, 0)
+    lengths = lengths.expand(size, -1).to(labels.device)  # (size, N)
+    places = (lengths.cumsum(1) - lengths)[:, :, None] + torch.arange(
+        labels.shape[1], device=labels.device
+    )  # (size, N, S)
+    inside = (places >= 0) & (places < labels.shape[1])
+    places = places.clamp(0, max(labels.shape[1] - 1, 0)).flatten(1)
+    rows = labels.gather(1, places).view(*inside.shape)
+    return torch.where(inside, rows, classes).flatten(0, 1)
+
+
+def _fold(size: int, in_dims: Any, arrays: Any, batch_first: bool) -> tuple[torch.Tensor, ...]:
+    """The arrays of a mapped call as those of one call with size * N utterances."""
+    logits, targets, input_lengths, target_lengths = arrays
+    x_dim, y_dim, frames_dim, labels_dim = in_dims
+    mapped_labels = targets.ndim - (y_dim is not None) == 1
+    if mapped_labels:
+        classes = logits.shape[-1] if x_dim != logits.ndim - 1 else logits.shape[-2]
+        y = _padded_targets(targets, y_dim, target_lengths, labels_dim, size, classes)
+    else:
+        y = _into_batch(targets, y_dim, size, 0)
+    return (
+        _into_batch(logits, x_dim, size, 0 if batch_first else 1),
+        y,
+        _into_batch(input_lengths, frames_dim, size, 0),
+        _into_batch(target_lengths, labels_dim, size, 0),
+    )
+
+
+def _unfold_gradient(gradient: torch.Tensor, size: int, batch_first: bool) -> tuple[Any, int]:
+    at = 0 if batch_first else 1
+    return gradient.unflatten(at, (size, gradient.shape[at] // size)), at
+
+
+def _vmap_loss(apply: Any, info: Any, in_dims: Any, *inputs: Any) -> Any:
+    blank, zero_infinity, batch_first, *rest = inputs[4:]
+    folded = _fold(info.batch_size, in_dims[:4], inputs[:4], batch_first)
+    losses, gradient = apply(*folded, blank, zero_infinity, batch_first, *rest)
+    losses = losses.unflatten(0, (info.batch_size, losses.shape[0] // info.batch_size))
+    if gradient.ndim == 1:  # none was asked for
+        return (losses, gradient), (0, None)
+    gradient, at = _unfold_gradient(gradient, info.batch_size, batch_first)
+    return (losses, gradient), (0, at)
+
+
+def _vmap_gradient(apply: Any, info: Any, in_dims: Any, *inputs: Any) -> Any:
+    grad_losses, gradient, *arrays = inputs[:6]
+    blank, batch_first, *rest = inputs[6:]
+    size = info.batch_size
+    folded = _fold(size, in_dims[2:6], arrays, batch_first)
+    result = apply(
+        _into_batch(grad_losses, in_dims[0], size, 0),
+        _into_batch(gradient, in_dims[1], size, 0 if batch_first else 1),
+        *folded,
+        blank,
+        batch_first,
+        *rest,
+    )
+    return _unfold_gradient(result, size, batch_first)
+
+
+_op.register_vmap(lambda info, in_dims, *inputs: _vmap_loss(_op, info, in_dims, *inputs))
+_backward_op.register_vmap(
+    lambda info, in_dims, *inputs: _vmap_gradient(_backward_op, info, in_dims, *inputs)
+)
+
+
 # ---- torch.func: the same two operators as functions that its transforms accept ---------------
 
 
 class FunctionalLoss(torch.autograd.Function):
-    """(losses, gradient of their sum) under torch.func.grad, vjp, jacrev."""
+    """(losses, gradient of their sum) under torch.func.grad, vjp, jacrev, vmap."""
 
     @staticmethod
     def forward(*inputs: Any) -> Any:
@@ -283,6 +369,10 @@ class FunctionalLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         result = FunctionalGradient.apply(grads[0], *ctx.saved_tensors, *ctx.rest)
         return result, *([None] * 9)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+        return _vmap_loss(FunctionalLoss.apply, info, in_dims, *inputs)
 
 
 class FunctionalGradient(torch.autograd.Function):
@@ -312,6 +402,10 @@ class FunctionalGradient(torch.autograd.Function):
         pull: Any = torch.func.vjp(first, grad_losses, logits)[1]
         grad_grad, grad_logits = pull(grads[0])
         return grad_grad, None, grad_logits, *([None] * 7)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> Any:
+        return _vmap_gradient(FunctionalGradient.apply, info, in_dims, *inputs)
 
 
 def traced(logits: torch.Tensor) -> bool:

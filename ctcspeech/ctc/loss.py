@@ -23,10 +23,10 @@ __all__ = ["CTCLoss", "ctc_loss", "infeasible"]
 
 
 def ctc_loss(
-    logits: torch.Tensor,
-    targets: torch.Tensor,
-    input_lengths: Any,
-    target_lengths: Any,
+    logits: torch.Tensor | None = None,
+    targets: torch.Tensor | None = None,
+    input_lengths: Any = None,
+    target_lengths: Any = None,
     blank: int = 0,
     reduction: str = "mean",
     zero_infinity: bool = False,
@@ -35,15 +35,17 @@ def ctc_loss(
     label_smoothing: float = 0.0,
     delay_penalty: float = 0.0,
     wildcard_penalty: float | None = None,
+    log_probs: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """-ln p(targets | logits), a drop-in for `torch.nn.functional.ctc_loss`.
 
     logits: (T, N, C), (N, T, C) with `batch_first`, or (T, C) for a single utterance; logits or
         log-probabilities of float32, float64, float16 or bfloat16 (the last two are computed in
         float32 and give a float32 loss), any strides.
-    targets: labels, (N, L) padded or concatenated in one dimension, int32 or int64, without blanks.
-        What stands beyond `target_lengths` is not looked at.
+    targets: labels, (N, L) padded or concatenated in one dimension, integers of any width, without
+        blanks. What stands beyond `target_lengths` is not looked at.
     input_lengths, target_lengths: (N,) as tensor or list, or one int for all.
+    log_probs: the logits by the name that torch gives them; one of the two.
     reduction: "none" gives the losses (N,); "sum" their sum; "mean" the mean over the batch of
         loss / max(1, L), as in torch.
     zero_infinity: an impossible utterance has loss 0 in place of +inf. Its gradient is zero anyhow.
@@ -64,7 +66,8 @@ def ctc_loss(
     An utterance with fewer frames than labels and repeats is impossible: loss +inf, gradient zero
     (`infeasible` tells beforehand). NaN or +inf in an utterance makes its loss and gradient NaN and
     no other's. The same bits each run, for any number of threads (`torch.get_num_threads()`) and
-    any order in the batch. Second derivatives are right and slow.
+    any order in the batch. Second derivatives are right and slow. `torch.vmap` over it or over its
+    gradient, `torch.func.grad` and their like, and `torch.compile` work.
 
     CUDA tensors are computed on their device and the current stream, without waiting for it where
     targets and lengths are there too (or lengths are ints). Values on the host are checked; a wrong
@@ -73,6 +76,9 @@ def ctc_loss(
 
     Raises TypeError or ValueError naming the argument and the item.
     """
+    logits = the_logits(logits, log_probs)
+    if targets is None or input_lengths is None or target_lengths is None:
+        raise TypeError("ctc_loss needs logits, targets, input_lengths and target_lengths")
     check_options(blank, reduction, wildcard_penalty, delay_penalty)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing!r}")
@@ -103,7 +109,14 @@ def ctc_loss(
     return losses
 
 
-class CTCLoss(torch.nn.Module):
+def the_logits(logits: Any, log_probs: Any) -> Any:
+    """The one that is given of two names for the same."""
+    if (logits is None) == (log_probs is None):
+        raise TypeError("one of logits and log_probs must be given: they are normalised alike")
+    return logits if log_probs is None else log_probs
+
+
+class CTCLoss(torch.nn.modules.loss._Loss):
     """`ctc_loss` as a module, a drop-in for `torch.nn.CTCLoss`."""
 
     def __init__(
@@ -117,10 +130,9 @@ class CTCLoss(torch.nn.Module):
         delay_penalty: float = 0.0,
         wildcard_penalty: float | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction=reduction)
         check_options(blank, reduction, wildcard_penalty, delay_penalty)
         self.blank = blank
-        self.reduction = reduction
         self.zero_infinity = zero_infinity
         self.batch_first = batch_first
         self.label_smoothing = label_smoothing
@@ -128,10 +140,16 @@ class CTCLoss(torch.nn.Module):
         self.wildcard_penalty = wildcard_penalty
 
     def forward(
-        self, logits: torch.Tensor, targets: torch.Tensor, input_lengths: Any, target_lengths: Any
+        self,
+        logits: torch.Tensor | None = None,
+        targets: torch.Tensor | None = None,
+        input_lengths: Any = None,
+        target_lengths: Any = None,
+        *,
+        log_probs: torch.Tensor | None = None,
     ) -> torch.Tensor:
         return ctc_loss(
-            logits,
+            the_logits(logits, log_probs),
             targets,
             input_lengths,
             target_lengths,

@@ -11,6 +11,7 @@ from ctcspeech.ctc.problem import FLOATS, INTEGERS, TYPES, Options, Problem
 __all__ = ["TORCH_FLOATS", "Kept", "integers", "lengths_of", "loss_dtype", "own", "prepare"]
 
 TYPES.update((getattr(torch, name), code) for name, code in (FLOATS | INTEGERS).items())
+NARROW_INTEGERS = (torch.int8, torch.int16, torch.uint8)  # read as int32
 TORCH_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
@@ -23,8 +24,10 @@ def integers(name: str, value: Any) -> torch.Tensor:
             raise TypeError(f"{name} must be integers: a tensor, list or int ({error})") from None
         if value.numel() == 0 and value.dtype == torch.float32:  # an empty list
             value = value.to(torch.int64)
+    if value.dtype in NARROW_INTEGERS:
+        return value.to(torch.int32)
     if value.dtype is not torch.int64 and value.dtype is not torch.int32:
-        raise TypeError(f"{name} must be int32 or int64, got {value.dtype}")
+        raise TypeError(f"{name} must be integers of up to 64 bits, got {value.dtype}")
     return value
 
 
@@ -59,9 +62,9 @@ def prepare(logits: Any, targets: Any, input_lengths: Any, target_lengths: Any,
         )
     if type(targets) is not torch.Tensor or targets.dtype is not torch.int64:
         targets = integers("targets", targets)
-    if type(input_lengths) is not torch.Tensor or input_lengths.shape != (batch,):
+    if not _as_usual(input_lengths, batch):
         input_lengths = lengths_of("input_lengths", input_lengths, batch)
-    if type(target_lengths) is not torch.Tensor or target_lengths.shape != (batch,):
+    if not _as_usual(target_lengths, batch):
         target_lengths = lengths_of("target_lengths", target_lengths, batch)
     problem = Problem(logits, targets, input_lengths, target_lengths, batch_first, options, longest)
     as_usual = (
@@ -78,6 +81,14 @@ def prepare(logits: Any, targets: Any, input_lengths: Any, target_lengths: Any,
     if not as_usual:
         check_tensors(problem)
     return problem
+
+
+def _as_usual(lengths: Any, batch: int) -> bool:
+    return (
+        type(lengths) is torch.Tensor
+        and lengths.shape == (batch,)
+        and (lengths.dtype is torch.int64 or lengths.dtype is torch.int32)
+    )
 
 
 def lengths_on_device(logits: torch.Tensor, frames: int, batch: int, targets: Any,
