@@ -13,8 +13,10 @@ from ctcspeech.cli import (
     data,
     doctor,
     evaluate,
+    listen,
     lm,
     plot,
+    serve,
     train,
     transcribe,
     tune,
@@ -63,6 +65,8 @@ app.command("train", help=train.HELP)(train.train)
 app.command()(evaluate.evaluate)
 app.command()(transcribe.transcribe)
 app.command()(align.align)
+app.command()(listen.listen)
+app.command()(serve.serve)
 app.command()(plot.plot)
 app.add_typer(lm.app, name="lm")
 app.command()(tune.tune)

@@ -26,7 +26,7 @@ from ctcspeech.decode.beam import BeamDecoder
 from ctcspeech.decode.confidence import Calibration
 from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.emissions import Emitter
-from ctcspeech.errors import AudioError, DecoderError
+from ctcspeech.errors import AlphabetError, AudioError, DecoderError
 from ctcspeech.live.endpoint import EndpointDetector, Endpointing
 from ctcspeech.live.source import Source
 from ctcspeech.live.stable import StablePrefix
@@ -143,6 +143,11 @@ class StreamingRecognizer:
             return self.default_decoder
         pairs = hot_words.items() if isinstance(hot_words, Mapping) else hot_words or ()
         key = (n_best, tuple(pairs))
+        for phrase in hot_words or ():
+            try:
+                self.emitter.alphabet.encode(phrase)
+            except AlphabetError as error:
+                raise ValueError(f"the model cannot write {phrase!r}: {error}") from error
         with self._lock:
             made = self._decoders.get(key)
             if made is None:
