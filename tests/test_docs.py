@@ -216,3 +216,15 @@ def test_links_lead_somewhere(page):
         generated = "reference/cli.md"  # written when the site is built
         path = (page.parent / target).resolve()
         assert path.exists() or path == ROOT / "docs" / generated, f"{page.name}: {target}"
+
+
+def test_what_architecture_names_is_there():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:ctcspeech|csrc|tests|docs)/[\w./]*)`", text))
+    assert len(named) > 50
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing, f"docs/architecture.md names what is not there: {missing}"
+    folders = {f"ctcspeech/{p.parent.name}/" for p in (ROOT / "ctcspeech").glob("*/__init__.py")}
+    folders |= {f"{p.relative_to(ROOT)}/" for p in (ROOT / "csrc").rglob("*") if p.is_dir()}
+    told = set(re.findall(r"`([\w/]+/)`", text))
+    assert folders <= told, f"docs/architecture.md does not tell of {sorted(folders - told)}"

@@ -72,8 +72,11 @@ def read_unipen(path: str | os.PathLike[str], level: str = "WORD") -> Iterator[I
     be read.
     """
     path = Path(path)
-    columns, components, segments = (0, 1), list[tuple[bool, list]](), []
-    writer, points = None, None
+    columns = (0, 1)
+    components: list[tuple[bool, list[list[float]]]] = []  # pen down, points
+    segments: list[tuple[int, str]] = []
+    writer: str | None = None
+    points: list[list[float]] | None = None
     for number, line in enumerate(_lines(path), 1):
         word, _, rest = line.strip().partition(" ")
         if word == ".COORD":

@@ -49,7 +49,8 @@ def read_inkml(path: str | os.PathLike[str]) -> Ink:
     if _plain(root.tag) != "ink":
         raise FeatureError(f"{path}: not InkML: its root is <{_plain(root.tag)}>, not <ink>")
     columns = _columns(root)
-    strokes, text, writer = [], "", None
+    strokes: list[np.ndarray] = []
+    text, writer = "", None
     for element in root.iter():
         tag, content = _plain(element.tag), (element.text or "").strip()
         if tag == "trace" and element.get("type", "penDown") == "penDown":
