@@ -92,9 +92,15 @@ def test_a_failed_write_leaves_the_old_one(saved, monkeypatch):
 
 def test_the_end_between_two_renames_loses_nothing(saved):
     """The old checkpoint has been moved aside, the new one is not in its place yet."""
+    before = emissions(load_checkpoint(saved))
     saved.rename(saved.with_name(".model.old"))
-    load_checkpoint(saved)
-    assert saved.is_dir() and not saved.with_name(".model.old").exists()
+    # Readers find the old one and touch nothing: its writer may be about to rename the new one.
+    assert torch.equal(emissions(load_checkpoint(saved)), before)
+    assert [path.name for path in saved.parent.iterdir()] == [".model.old"]
+    saved.with_name(".model.1234abcd.tmp").mkdir()
+    checkpoint_module.recover(saved)
+    assert [path.name for path in saved.parent.iterdir()] == ["model"]
+    assert torch.equal(emissions(load_checkpoint(saved)), before)
     save_checkpoint(saved, make(seed=4))
     assert [path.name for path in saved.parent.iterdir()] == ["model"]
 

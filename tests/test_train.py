@@ -15,6 +15,7 @@ from tones import write_corpus
 
 from ctcspeech.errors import ConfigError, ManifestError, TrainingError
 from ctcspeech.model.checkpoint import load_checkpoint, load_training
+from ctcspeech.train import learner
 from ctcspeech.train import trainer as train_module
 from ctcspeech.train.config import load_config
 from ctcspeech.train.trainer import train
@@ -164,10 +165,10 @@ def test_a_stopped_run_goes_on_exactly(corpus, tmp_path, monkeypatch, stops, wor
 
     take_step = train_module.Trainer._step
 
-    def stopping(self, batches):
-        if self.step + 1 in stops:
+    def stopping(self, batches, progress):
+        if batches and self.step + 1 in stops:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batches)
+        return take_step(self, batches, progress)
 
     monkeypatch.setattr(train_module.Trainer, "_step", stopping)
     lines = []
@@ -186,10 +187,10 @@ def test_a_killed_run_goes_on_exactly_from_its_last_checkpoint(corpus, tmp_path,
     train(config, tmp_path / "whole", report=silent)
     take_step = train_module.Trainer._step
 
-    def dying(self, batches):
-        if self.step == 5:
+    def dying(self, batches, progress):
+        if batches and self.step == 5:
             raise MemoryError
-        return take_step(self, batches)
+        return take_step(self, batches, progress)
 
     with monkeypatch.context() as patched:
         patched.setattr(train_module.Trainer, "_step", dying)
@@ -203,7 +204,7 @@ def test_a_loss_that_is_no_number_names_the_utterance(corpus, tmp_path, monkeypa
     config = configured(corpus, "train.epochs=2")
     spoiled = {}
 
-    compute = train_module.ctc_loss
+    compute = learner.ctc_loss
 
     def poisoned(emissions, *arguments, **options):
         losses = compute(emissions, *arguments, **options)
@@ -211,16 +212,16 @@ def test_a_loss_that_is_no_number_names_the_utterance(corpus, tmp_path, monkeypa
             losses = losses * torch.where(torch.arange(len(losses)) == 1, float("nan"), 1.0)
         return losses
 
-    prepare = train_module.Trainer._prepare
+    prepare = learner.Learner.prepare
 
-    def watched(self, batch):
-        spoiled["now"] = self.epoch == 1
+    def watched(self, batch, epoch):
+        spoiled["now"] = epoch == 1
         spoiled["path"] = batch.utterances[1].path
         spoiled["good"] = batch.utterances[0].path
-        return prepare(self, batch)
+        return prepare(self, batch, epoch)
 
-    monkeypatch.setattr(train_module, "ctc_loss", poisoned)
-    monkeypatch.setattr(train_module.Trainer, "_prepare", watched)
+    monkeypatch.setattr(learner, "ctc_loss", poisoned)
+    monkeypatch.setattr(learner.Learner, "prepare", watched)
     with pytest.raises(TrainingError) as caught:
         train(config, tmp_path / "run", report=silent)
     message = str(caught.value)
@@ -296,6 +297,27 @@ def test_what_is_missing_or_inconsistent_is_said(corpus, tmp_path):
         train(config, tmp_path / "run", resume=True, report=silent)
     with pytest.raises(ConfigError, match="train.device must be"):
         train(configured(corpus, "train.device=abacus"), tmp_path / "other", report=silent)
+
+
+def test_resuming_with_other_data(corpus, tmp_path):
+    """Refused with what differs; forced, the run goes on with them."""
+    folder = tmp_path / "data"
+    shutil.copytree(corpus, folder)
+    short = configured(folder, "train.epochs=1")
+    train(short, tmp_path / "run", report=silent)
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    first = json.loads((folder / "train.jsonl").read_text().splitlines()[0])["audio_filepath"]
+    with open(folder / "train.jsonl", "a") as file:
+        file.write(json.dumps({"audio_filepath": first, "duration": 0.2, "text": "a"}) + "\n")
+    longer = configured(folder, "train.epochs=2")
+    with pytest.raises(TrainingError, match=r"train\.jsonl .* 48 utterances then, 49 now.*--force"):
+        train(longer, tmp_path / "run", resume=True, report=silent)
+    lines = []
+    train(longer, tmp_path / "run", resume=True, report=lines.append, force=True)
+    assert any("going on with other data" in line for line in lines)
+    assert [e["utterances"] for e in metrics(tmp_path / "run", "epoch")] == [48, 49]
+    # Now they are the run's data.
+    train(longer, tmp_path / "run", resume=True, report=silent)
 
 
 def test_early_stopping(corpus, tmp_path):

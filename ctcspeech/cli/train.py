@@ -19,8 +19,16 @@ data.train, a manifest (or several) with a line of JSON for each utterance:
 from its folder. KEY=VALUE overrides one of its keys, the value written as in TOML.
 
 Ctrl-C (or SIGTERM) ends training after the current step with a checkpoint; the same command with
---resume goes on exactly there. To fine-tune a model give train.init_from=MODEL_FOLDER. Several
-processes, one a GPU: torchrun --nproc-per-node 4 -m ctcspeech train ...
+--resume goes on exactly there. It is refused, naming what differs, when manifests or recordings are
+no longer those of the run; --force goes on with them, from the beginning of the epoch.
+
+To fine-tune a model give train.init_from=MODEL_FOLDER. Several processes, one a GPU:
+
+\b
+    torchrun --nproc-per-node 4 --max-restarts 3 -m ctcspeech train ...
+
+When one of them dies, all are started again and go on from the last checkpoint, of which there is
+one every train.checkpoint_minutes; a run may be resumed by another number of processes.
 """
 
 
@@ -35,6 +43,9 @@ def train(
     resume: bool = typer.Option(
         False, "--resume", help="Go on with the run in that folder (begin if there is none)."
     ),
+    force: bool = typer.Option(
+        False, "--force", help="Resume although the data are no longer those of the run."
+    ),
 ) -> None:
     from ctcspeech.train.config import load_config
     from ctcspeech.train.trainer import train as train_model
@@ -45,4 +56,4 @@ def train(
     def report(line: str) -> None:
         print(line, flush=True)
 
-    train_model(loaded, folder, resume, report)
+    train_model(loaded, folder, resume, report, force=force)

@@ -19,7 +19,6 @@ import torch
 
 from ctcspeech.data.dataset import Batch, Failure, SpeechDataset, collate
 from ctcspeech.data.manifest import Utterance
-from ctcspeech.errors import TrainingError
 
 __all__ = ["BatchLoader", "DurationBatchSampler"]
 
@@ -39,15 +38,16 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
     With `sorta_grad` epoch 0 goes from the shortest to the longest, unshuffled (Amodei et al. 2016,
     section 3.3). With `shuffle=False` every epoch does.
 
-    With `world_size` processes, the one of `rank` gets every world_size-th batch, all get equally
-    many, and what they get at the same step is of like length. Each utterance is in one batch of
-    one rank; only where there are no more batches to split (each has one utterance) are some
-    repeated to make the counts equal.
+    With `world_size` processes, the one of `rank` gets every world_size-th batch, and what they get
+    at the same step is of like length. Each utterance is in one batch of one rank. All ranks get
+    equally many batches as far as batches can be split; else the last ranks get one less.
 
-    The batches depend on (seed, epoch) alone: to go on in the middle of an epoch, skip those done
-    by `set_epoch(epoch, skip=done)`. Where to begin is part of what is iterated over, not of what
-    an iterator uses up: every `iter` until the next `set_epoch` begins there. (A DataLoader with
-    workers asks for two and takes the second.) No skipped batch is made.
+    The batches depend on (seed, epoch) and the number of processes for which they were planned. To
+    go on in the middle of an epoch, `set_epoch(epoch, skip=done, planned_for=world)`, where `done`
+    counts the batches of all ranks; the rest is dealt out to however many processes there are now.
+    Where to begin is part of what is iterated over, not of what an iterator uses up: every `iter`
+    until the next `set_epoch` begins there. (A DataLoader with workers asks for two and takes the
+    second.) No skipped batch is made.
     """
 
     def __init__(
@@ -75,41 +75,55 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
         self.shuffle, self.sorta_grad, self.seed = shuffle, sorta_grad, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = self.skip = 0
+        self.planned_for = world_size
         self._order = np.argsort(self.durations, kind="stable")
-        self._buckets, sizes = self._make_buckets()
-        self._sizes = _split_evenly(sizes, world_size)
-        self._ends = np.cumsum(self._sizes)
+        self._buckets, self._uneven = self._make_buckets()
+        self._sizes: dict[int, np.ndarray] = {}  # by the number of processes
 
-    def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Which epoch is iterated over, without this rank's first `skip` batches."""
+    def set_epoch(self, epoch: int, skip: int = 0, planned_for: int | None = None) -> None:
+        """Which epoch is iterated over, without the first `skip` batches (of all ranks together)
+        of the plan for `planned_for` processes (None: for as many as there are now)."""
         self.epoch, self.skip = epoch, skip
+        self.planned_for = planned_for or self.world_size
+
+    def total(self, planned_for: int | None = None) -> int:
+        """The batches of all ranks in an epoch."""
+        return len(self._planned(planned_for or self.world_size))
 
     def __len__(self) -> int:
-        """The batches of this rank in an epoch, the same in all (those skipped are counted)."""
-        return -(-len(self._sizes) // self.world_size)
+        """The batches of rank 0 in a whole epoch; no rank has more."""
+        return -(-self.total() // self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return self._iterate(self.epoch, self.skip)
+        return self._iterate(self.epoch, self.skip, self.planned_for)
 
     def batches(self, epoch: int) -> list[list[int]]:
         """This rank's batches of an epoch: lists of indices into `durations`."""
-        return list(self._iterate(epoch, 0))
+        return list(self._iterate(epoch, 0, self.world_size))
 
-    def _iterate(self, epoch: int, skip: int) -> Iterator[list[int]]:
+    def _planned(self, world_size: int) -> np.ndarray:
+        """The sizes of the batches in ascending order of duration."""
+        if world_size not in self._sizes:
+            self._sizes[world_size] = np.asarray(_split_evenly(self._uneven, world_size), np.int64)
+        return self._sizes[world_size]
+
+    def _iterate(self, epoch: int, skip: int, world: int) -> Iterator[list[int]]:
         shuffle = self.shuffle and not (self.sorta_grad and epoch == 0)
         random = np.random.default_rng([self.seed, epoch])
         order = self._order.copy()
         if shuffle:
             for start, end in self._buckets:
                 random.shuffle(order[start:end])
-        # Steps: what the ranks do at the same time. The last may have to be filled up.
-        steps = np.arange(len(self))
+        sizes = self._planned(world)
+        ends = np.cumsum(sizes)
+        # Steps: what `world` ranks do at the same time; the longest may have less than one each.
+        steps: np.ndarray = np.arange(-(-len(sizes) // world))
         if shuffle:
             steps = random.permutation(steps)
-        for step in steps[skip:].tolist():
-            batch = (step * self.world_size + self.rank) % len(self._ends)
-            end = int(self._ends[batch])
-            yield order[end - self._sizes[batch] : end].tolist()
+        numbers: np.ndarray = (steps[:, None] * world + np.arange(world)).reshape(-1)
+        numbers = numbers[numbers < len(sizes)]
+        for number in numbers[skip + self.rank :: self.world_size].tolist():
+            yield order[ends[number] - sizes[number] : ends[number]].tolist()
 
     def _per_batch(self, longest: float) -> int:
         """How many utterances go into a batch when the longest of them has that many seconds."""
@@ -154,10 +168,9 @@ class BatchLoader:
 
     An utterance that cannot be read is reported once, by `report` (default: a warning in the log),
     left out and kept in `failures`, by id. A batch of which nothing is left is passed over; where
-    several processes train together that is a TrainingError, because the others would wait.
+    several processes train together it comes empty, so that they stay in step.
 
-    `position` counts the batches done in this epoch, those passed over too: it is what
-    `set_epoch(epoch, skip=position)` needs to go on there.
+    `position` counts the batches read since `set_epoch`, those passed over too.
     """
 
     def __init__(
@@ -182,28 +195,23 @@ class BatchLoader:
             pin_memory=pin_memory,
         )
 
-    def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Sets the epoch of sampler and augmentation; the first `skip` batches are left out."""
+    def set_epoch(self, epoch: int, skip: int = 0, planned_for: int | None = None) -> None:
+        """Sets the epoch of sampler and augmentation; what is left out, see the sampler."""
         self.dataset.set_epoch(epoch)
-        self.sampler.set_epoch(epoch, skip)
+        self.sampler.set_epoch(epoch, skip, planned_for)
+        self.position = 0
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.position = self.sampler.skip
+        self.position = 0
         for batch in self._loader:
             self.position += 1
             for failure in batch.failures:
                 self._note(failure)
-            if len(batch):
+            if len(batch) or self.sampler.world_size > 1:
                 yield batch
-            elif self.sampler.world_size > 1:
-                raise TrainingError(
-                    "nothing in a batch could be read, and the other processes wait for it; "
-                    "clean the manifest with `ctcspeech data check`: "
-                    + "; ".join(failure.reason for failure in batch.failures)
-                )
 
     def _note(self, failure: Failure) -> None:
         key = f"{failure.utterance.path}@{failure.utterance.offset:g}"

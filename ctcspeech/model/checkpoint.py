@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,13 @@ __all__ = [
     "find_checkpoint",
     "load_checkpoint",
     "load_training",
+    "recover",
     "remove_checkpoint",
     "save_checkpoint",
 ]
 
 FORMAT, VERSION = "ctcspeech checkpoint", 1
+ATTEMPTS = 20  # at reading a checkpoint that is being replaced
 
 
 @dataclass
@@ -150,18 +153,21 @@ def remove_checkpoint(folder: Path) -> None:
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, given itself or the folder of a run."""
+    """The folder of a checkpoint, given itself or the folder of a run. Nothing is written: while a
+    checkpoint is being replaced, the old one is found where `new_folder` has put it."""
     path = Path(path)
-    if not path.exists():
-        restore(path)
+    for _ in range(ATTEMPTS):
+        for folder in (path, path / "model", path / "checkpoints" / "last"):
+            for place in (folder, aside(folder)):
+                if (place / "config.json").is_file():
+                    return place
+        if not aside(path).exists():
+            break
+        time.sleep(0.01)  # between two renames of the process that writes it
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint {path}: no such file or folder")
     if not path.is_dir():
         raise CheckpointError(f"{path} is a file; a checkpoint is a folder with config.json")
-    for folder in (path, path / "model", path / "checkpoints" / "last"):
-        restore(folder)
-        if (folder / "config.json").is_file():
-            return folder
     raise CheckpointError(
         f"{path} is no checkpoint: it has no config.json, and no folder model of a run"
     )
@@ -217,8 +223,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def new_folder(folder: Path) -> Any:
     """A temporary folder that takes the place of `folder` when the block ends well.
 
-    A folder cannot replace another in one step: the old one is moved aside first, and `restore`
-    moves it back should the process end just then.
+    A folder cannot replace another in one step: the old one is moved aside first, where readers
+    find it, and `recover` moves it back should the process end just then.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
@@ -235,7 +241,8 @@ def new_folder(folder: Path) -> Any:
         shutil.rmtree(aside(folder), ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
-        restore(folder)
+        if not folder.exists() and aside(folder).is_dir():
+            aside(folder).rename(folder)
         raise
 
 
@@ -243,7 +250,12 @@ def aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
-def restore(folder: Path) -> None:
-    """Moves back what `new_folder` had moved aside when it was ended between its two renames."""
+def recover(folder: Path) -> None:
+    """Mends what a process left that was ended while it wrote this checkpoint: for the process that
+    will write it next, never for readers."""
     if not folder.exists() and aside(folder).is_dir():
         aside(folder).rename(folder)
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(aside(folder), ignore_errors=True)

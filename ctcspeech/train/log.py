@@ -120,6 +120,16 @@ class Sums:
     logged_loss: float = 0.0  # as it was at the last line of the log
     logged_labels: int = 0
 
+    @classmethod
+    def share(cls, saved: list[dict[str, Any]], rank: int, world_size: int) -> "Sums":
+        """A process's part of what the processes of a checkpoint had summed: its own, or, where
+        their number is another, everything for rank 0."""
+        if len(saved) == world_size:
+            return cls(**saved[rank])
+        if rank:
+            return cls()
+        return cls(**{name: sum(item[name] for item in saved) for name in saved[0]})
+
     @property
     def mean(self) -> float:
         return self.loss / max(1, self.labels)

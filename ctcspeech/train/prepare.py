@@ -21,6 +21,7 @@ from ctcspeech.text.alphabet import Alphabet
 from ctcspeech.train.config import DataConfig, RunConfig, differences
 
 __all__ = [
+    "Manifests",
     "Materials",
     "choose_alphabet",
     "compute_statistics",
@@ -46,12 +47,30 @@ class Materials:
     augmenter: Augmenter
 
 
-def prepare(config: RunConfig, last: Checkpoint | None, report: Report) -> Materials:
-    """Reads the manifests and makes what `config` describes, or goes on with the checkpoint `last`
-    of the same run, or with the one that `train.init_from` names."""
+@dataclass
+class Manifests:
+    """The utterances of a run, by manifest."""
+
+    train: dict[Path, list[Utterance]]
+    validation: dict[Path, list[Utterance]]
+
+    @classmethod
+    def read(cls, config: DataConfig) -> "Manifests":
+        """Raises ManifestError."""
+        return cls(
+            read_utterances(config.train, "data.train"),
+            read_utterances(config.validation, "data.validation"),
+        )
+
+
+def prepare(
+    config: RunConfig, manifests: Manifests, last: Checkpoint | None, report: Report
+) -> Materials:
+    """Makes what `config` describes, or goes on with the checkpoint `last` of the same run, or with
+    the one that `train.init_from` names."""
     data, seed = config.data, config.train.seed
-    utterances = read_utterances(data.train, "data.train")
-    validation = read_utterances(data.validation, "data.validation")
+    utterances = [item for items in manifests.train.values() for item in items]
+    validation = [item for items in manifests.validation.values() for item in items]
     start = last
     if start is None and config.train.init_from is not None:
         start = initial_checkpoint(config, config.train.init_from)
@@ -120,9 +139,9 @@ def adapt_output(model: AcousticModel, old: Alphabet, new: Alphabet) -> None:
         model.output.bias[to] = before.bias[of]
 
 
-def read_utterances(paths: Sequence[Path], key: str) -> list[Utterance]:
-    """All utterances of some manifests. `key` is the configuration's, for the error."""
-    utterances: list[Utterance] = []
+def read_utterances(paths: Sequence[Path], key: str) -> dict[Path, list[Utterance]]:
+    """The utterances of some manifests. `key` is the configuration's, for the error."""
+    utterances: dict[Path, list[Utterance]] = {}
     for path in paths:
         if not path.exists():
             raise ManifestError(
@@ -130,7 +149,7 @@ def read_utterances(paths: Sequence[Path], key: str) -> list[Utterance]:
                 'utterance, {"audio_filepath": ..., "duration": ..., "text": ...}; '
                 "`ctcspeech data import` makes one"
             )
-        utterances += read_manifest(path)
+        utterances[path] = read_manifest(path)
     return utterances
 
 

@@ -1,17 +1,24 @@
 """The processes that train together, as torchrun starts them, and the device of each."""
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as distributed
 
-from ctcspeech.errors import ConfigError
+from ctcspeech.errors import ConfigError, CtcSpeechError, TrainingError
 from ctcspeech.train.config import TrainConfig
 
 __all__ = ["Process", "precision", "process_group"]
+
+Decision = TypeVar("Decision")
+
+
+# How gloo, NCCL and their store say that a peer is gone.
+_ENDED = re.compile(r"Connection (closed|reset)|[Gg]loo|NCCL|Broken pipe|recvValue", re.I)
 
 
 class Process:
@@ -35,6 +42,39 @@ class Process:
         values = [value]
         distributed.broadcast_object_list(values, device=self.device)
         return values[0]
+
+    def agree(self, decide: Callable[[], Decision]) -> Decision:
+        """What rank 0's `decide` returns, in all processes; its error is raised in all of them."""
+        result: Any = None
+        if not self.rank:
+            try:
+                result = decide()
+            except CtcSpeechError as error:
+                result = error
+        result = self.share(result)
+        if isinstance(result, CtcSpeechError):
+            raise result
+        return result
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return values
+
+    def share_weights(self, model: torch.nn.Module) -> None:
+        """Rank 0's weights and statistics of batch norm, in the model of every process."""
+        if self.world_size == 1:
+            return
+        for tensor in model.state_dict().values():
+            distributed.broadcast(tensor, 0)
+
+    @property
+    def restarted(self) -> bool:
+        """Whether torchrun has started this process again, after one of them had ended."""
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextmanager
@@ -64,6 +104,13 @@ def process_group(config: TrainConfig) -> Iterator[Process]:
         # gloo's threads may still hold tensors of the last exchange; were they to give them back
         # while Python ends, the process would abort (github.com/pytorch/pytorch/pull/179291).
         distributed.barrier()
+    except RuntimeError as error:
+        if not _ENDED.search(str(error)):
+            raise
+        raise TrainingError(
+            "another process of this training has ended, see its own message; with torchrun's "
+            "--max-restarts all begin again from the last checkpoint"
+        ) from error
     finally:
         distributed.destroy_process_group()
 

@@ -3,6 +3,7 @@
 A run's folder holds
 
     config.toml         the configuration, all keys, overrides applied
+    data.npz            digests and sizes of the data, by which `--resume` notices others
     metrics.jsonl       a line every few steps and every epoch
     profile.json        where the time went
     tensorboard/
@@ -15,41 +16,32 @@ noise of a step (dropout) from (seed, step), and everything else is in the check
 """
 
 import json
-import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from ctcspeech import cuda_built
-from ctcspeech.ctc.loss import ctc_loss, infeasible
 from ctcspeech.data.batches import BatchLoader, DurationBatchSampler
 from ctcspeech.data.dataset import Batch
-from ctcspeech.errors import CheckpointError, ConfigError, TrainingError
+from ctcspeech.errors import TrainingError
 from ctcspeech.files import atomic_write
-from ctcspeech.model.checkpoint import (
-    Checkpoint,
-    find_checkpoint,
-    load_checkpoint,
-    load_training,
-    remove_checkpoint,
-    save_checkpoint,
-)
+from ctcspeech.model.checkpoint import Checkpoint, load_training, save_checkpoint
 from ctcspeech.model.deepspeech import AcousticModel, describe
 from ctcspeech.progress import Progress, format_duration
-from ctcspeech.train.config import MAY_CHANGE, RunConfig, differences, load_config, save_config
+from ctcspeech.train.best import Best
+from ctcspeech.train.config import RunConfig, save_config
+from ctcspeech.train.learner import Learner, StepError
 from ctcspeech.train.log import MetricsLog, Profile, Sums
-from ctcspeech.train.optimizer import Schedule, build_optimizer
-from ctcspeech.train.prepare import compute_statistics, prepare
-from ctcspeech.train.processes import Process, precision, process_group
-from ctcspeech.train.validation import Validation, average_checkpoints, validate
+from ctcspeech.train.prepare import Manifests, compute_statistics, prepare
+from ctcspeech.train.processes import Process, process_group
+from ctcspeech.train.resume import check_data, last_checkpoint, last_folder
+from ctcspeech.train.validation import Validation, validate
 
 __all__ = ["train"]
 
@@ -59,19 +51,23 @@ def train(
     run: str | os.PathLike[str],
     resume: bool = False,
     report: Callable[[str], None] = print,
+    *,
+    force: bool = False,
 ) -> Path:
     """Trains a model as `config` says, in the folder `run`; returns the folder of the result.
 
-    With `resume` the run in that folder goes on where it stopped (or begins, if there is none).
-    Under `torchrun` each process calls this. SIGTERM and SIGINT end it after the current step with
-    a checkpoint to resume from, and KeyboardInterrupt.
+    With `resume` the run in that folder goes on where it stopped (or begins, if there is none); it
+    is refused when its data are no longer those of the run, unless `force` lets it begin the epoch
+    anew with the data as they are. Under `torchrun` each process calls this; what torchrun has
+    restarted resumes. SIGTERM and SIGINT end it after the current step with a checkpoint to resume
+    from, and KeyboardInterrupt.
 
     Raises TrainingError when training cannot go on, ConfigError, ManifestError, CheckpointError.
     """
     with process_group(config.train) as process:
         if process.rank:
             report = _silent
-        trainer = Trainer(config, Path(run), resume, process, report)
+        trainer = Trainer(config, Path(run), resume or process.restarted, process, report, force)
         with trainer.signals():
             return trainer.run()
 
@@ -80,8 +76,24 @@ def _silent(_: str) -> None:
     pass
 
 
+@dataclass
+class Agreed:
+    """What all processes know before a step: sums over them, and what rank 0's clock says."""
+
+    labels: float
+    utterances: float  # that can be trained on
+    batches: float  # taken from the loaders, those without such an utterance too
+    stop: bool  # a signal has come to one of them
+    elapsed: float  # seconds
+    save: bool  # a checkpoint is due
+
+
 class Trainer:
-    """One run. `run` does everything; the rest are its parts, in the order in which they come."""
+    """One run. `run` does everything; the rest are its parts, in the order in which they come.
+
+    Where several processes train, what they do next is agreed upon: it follows from sums over all
+    of them, or from what rank 0 tells the others, never from one's own clock or files.
+    """
 
     def __init__(
         self,
@@ -90,6 +102,7 @@ class Trainer:
         resume: bool,
         process: Process,
         report: Callable[[str], None],
+        force: bool = False,
     ) -> None:
         self.config, self.folder, self.process = config, folder, process
         self.device, self.report = process.device, report
@@ -99,54 +112,31 @@ class Trainer:
         self.profile = Profile(process.device)
         self.epoch = 0  # the one that is being trained, from 0
         self.step = 0  # optimizer steps done
-        self.position = 0  # batches done in this epoch
-        self.sums = Sums()
+        self.position = 0  # batches done in this epoch, by all processes
+        self.planned_for = process.world_size  # processes for which this epoch's batches were made
         self.elapsed_before = 0.0  # seconds of training before this process
-        self.best: list[dict[str, Any]] = []  # validations of the checkpoints kept, best first
-        self.waited = 0  # validations since the best
+        self.log_keep = 0  # bytes of metrics.jsonl
         self.reported: set[str] = set()  # validation utterances that could not be scored
-        self.audio_seconds = 0.0  # trained on by this process
-        last = self._last(resume)
-        materials = prepare(config, last, report)
-        self.alphabet, self.augmenter = materials.alphabet, materials.augmenter
+        self.last_folder = last_folder(folder)
+        self.best = Best(config.train, folder / "checkpoints", folder / "model")
+        last = last_checkpoint(config, folder, resume, process, report)
+        manifests = Manifests.read(config.data)
+        other_data = check_data(config, folder, manifests, last, force, process, report)
+        materials = prepare(config, manifests, last, report)
+        self.alphabet = materials.alphabet
         self.dataset, self.validation = materials.dataset, materials.validation
-        self.features = materials.features.to(self.device)
-        self.model = materials.model.to(self.device)
+        self.features = materials.features = materials.features.to(self.device)
+        self.model = materials.model = materials.model.to(self.device)
         self._report_data()
         self._compute_statistics()
-        self.dataset.augmenter = self.augmenter
-        self._make_optimizer(last)
-        self._make_log(last)
+        self.dataset.augmenter = materials.augmenter
+        self.loader = self._make_loader()
+        self.learner = Learner(config, materials, process, self.profile)
+        if last is not None:
+            self._load_state(load_training(self.last_folder), other_data)
+        self.log = self._make_log()
 
     # -- setting up ---------------------------------------------------------------------------
-
-    @property
-    def last_folder(self) -> Path:
-        return self.folder / "checkpoints" / "last"
-
-    def _last(self, resume: bool) -> Checkpoint | None:
-        """The checkpoint to go on from; None to begin."""
-        try:
-            folder = find_checkpoint(self.last_folder)
-        except CheckpointError:
-            if (self.folder / "metrics.jsonl").exists() and not resume:
-                self.report(f"{self.folder} holds a run without a checkpoint; it begins anew")
-            elif resume:
-                self.report(f"nothing to resume in {self.folder}; the run begins")
-            return None
-        if not resume:
-            raise TrainingError(
-                f"{self.folder} already holds a run: go on with --resume, or give another --run"
-            )
-        before = load_config(self.folder / "config.toml")
-        changed = sorted(set(differences(before, self.config)) - MAY_CHANGE)
-        if changed:
-            raise ConfigError(
-                f"the configuration is not that of the run in {self.folder}: "
-                f"{', '.join(changed)} changed. Begin a new run (--run), or fine-tune this one's "
-                "model (train.init_from)"
-            )
-        return load_checkpoint(folder)
 
     def _report_data(self) -> None:
         for name, dataset in (("training", self.dataset), ("validation", self.validation)):
@@ -170,8 +160,7 @@ class Trainer:
                 )
             features.set_statistics(self.process.share(statistics))
 
-    def _make_optimizer(self, last: Checkpoint | None) -> None:
-        """Loader, optimizer, schedule, precision; their states when resuming."""
+    def _make_loader(self) -> BatchLoader:
         config, process = self.config, self.process
         sampler = DurationBatchSampler(
             self.dataset.durations,
@@ -183,28 +172,16 @@ class Trainer:
             world_size=process.world_size,
         )
         cuda = self.device.type == "cuda"
-        self.loader = BatchLoader(
+        return BatchLoader(
             self.dataset, sampler, config.data.workers, report=self.report, pin_memory=cuda
         )
-        self.optimizer = build_optimizer(self.model, config.train)
-        self.schedule = Schedule(self.optimizer, config.train)
-        self.autocast = precision(config.train.precision, self.device)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.autocast == torch.float16)
-        self.network: Callable[..., tuple[Tensor, Tensor]] = self.model
-        if process.world_size > 1:
-            ids = [self.device.index] if cuda else None
-            self.network = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
-        self.log_keep = 0
-        if last is not None:
-            self._load_state(load_training(self.last_folder))
 
-    def _make_log(self, last: Checkpoint | None) -> None:
-        self.log: MetricsLog | None = None
+    def _make_log(self) -> MetricsLog | None:
         if self.process.rank:
-            return
+            return None
         self.folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, self.folder / "config.toml")
-        self.log = MetricsLog(self.folder, self.config.train.tensorboard, self.log_keep, self.step)
+        return MetricsLog(self.folder, self.config.train.tensorboard, self.log_keep, self.step)
 
     # -- stopping and resuming ----------------------------------------------------------------
 
@@ -229,52 +206,46 @@ class Trainer:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self, sums: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.learner.state_dict(),
+            "sums": sums,
             "epoch": self.epoch,
             "step": self.step,
             "position": self.position,
-            "sums": vars(self.sums),
+            "planned_for": self.planned_for,
             "elapsed": self.elapsed,
-            "best": self.best,
-            "waited": self.waited,
-            "world_size": self.process.world_size,
+            "best": self.best.items,
+            "waited": self.best.waited,
             "log_size": self.log.size if self.log else 0,
         }
 
-    def _load_state(self, state: dict[str, Any]) -> None:
-        if state["world_size"] != self.process.world_size:
-            raise TrainingError(
-                f"the run in {self.folder} was trained by {state['world_size']} processes, and can "
-                f"be resumed only so, not by {self.process.world_size}"
-            )
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(state["scaler"])
+    def _load_state(self, state: dict[str, Any], other_data: bool) -> None:
+        self.learner.load_state_dict(state)
+        self.learner.sums = Sums.share(state["sums"], self.process.rank, self.process.world_size)
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
-        self.sums = Sums(**state["sums"])
+        self.planned_for = state["planned_for"]
+        if other_data:
+            self.position, self.planned_for = 0, self.process.world_size
+            self.learner.sums = Sums()
         self.elapsed_before, self.log_keep = state["elapsed"], state["log_size"]
-        self.best, self.waited = state["best"], state["waited"]
+        self.best.items, self.best.waited = state["best"], state["waited"]
         self.report(
             f"resuming in epoch {self.epoch + 1} after batch {self.position}, step {self.step}"
         )
 
     def _save_last(self) -> None:
-        """Writes the checkpoint to resume from; then the epochs that are not kept go."""
+        """Writes the checkpoint to resume from; then the epochs that are not kept go. All processes
+        call this together."""
         self.saved = time.monotonic()
+        sums = self.process.gather(vars(self.learner.sums))
         if self.process.rank:
             return
         with self.profile("checkpoints"):
             info = {"epoch": self.epoch, "step": self.step}
-            save_checkpoint(self.last_folder, self._checkpoint(self.model, info), self._state())
-            kept = {item["folder"] for item in self.best}
-            for folder in self.last_folder.parent.glob("epoch-*"):
-                if folder.name not in kept:
-                    remove_checkpoint(folder)
+            checkpoint = self._checkpoint(self.model, info)
+            save_checkpoint(self.last_folder, checkpoint, self._state(sums))
+            self.best.remove_others()
 
     def _checkpoint(self, model: AcousticModel, info: dict[str, Any]) -> Checkpoint:
         config = self.config.model_dump(mode="json")
@@ -288,11 +259,10 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------
 
     def run(self) -> Path:
-        config = self.config.train
         self.started = self.saved = time.monotonic()
         self.epoch_began = self.elapsed_before
         try:
-            while self.epoch < config.epochs and not self._finished():
+            while self.epoch < self.config.train.epochs and not self._finished():
                 self._train_epoch()
                 self._end_epoch()
             result = self._finish()
@@ -303,50 +273,42 @@ class Trainer:
         return result
 
     def _finished(self) -> bool:
-        config = self.config.train
-        if config.patience is not None and self.waited >= config.patience:
-            self.report(f"no gain in {self.waited} validations: training stops early")
+        patience, waited = self.config.train.patience, self.best.waited
+        if patience is not None and waited >= patience:
+            self.report(f"no gain in {waited} validations: training stops early")
             return True
         return self._share_done(self.process.share(self.elapsed)) >= 1
 
     def _share_done(self, elapsed: float) -> float:
-        """How much of the run is done, 0 to 1, by steps or by the clock."""
+        """How much of the run is done, 0 to 1, by batches or by the clock."""
         config = self.config.train
-        steps = math.ceil(len(self.loader) / config.accumulate) * config.epochs
-        done = self.step / steps
+        batches = max(1, self.loader.sampler.total(self.planned_for))
+        done = (self.epoch + self.position / batches) / config.epochs
         if config.max_minutes is not None:
             done = max(done, elapsed / (60 * config.max_minutes))
         return done
 
     def _train_epoch(self) -> None:
-        config, loader = self.config.train, self.loader
-        loader.set_epoch(self.epoch, self.position)
+        self.loader.set_epoch(self.epoch, self.position, self.planned_for)
+        self.taken = 0  # batches of this process since then
         self.model.train()
         progress = self._progress()
-        batches = iter(loader)
-        pending: list[Batch] = []  # those of the next step
-        while True:
-            with self.profile("data"):
-                batch = next(batches, None)
-            if batch is not None:
-                pending.append(batch)
-                if len(pending) < config.accumulate:
-                    continue
-            if not pending:
-                break
-            done, stop = self._step(pending)
-            self.position = loader.position
-            for item in pending:
-                progress.advance(len(item), item.seconds, f"loss {self.sums.mean:.3f}")
-            pending = []
-            if stop:
+        batches = iter(self.loader)
+        while (agreed := self._step(self._take(batches), progress)) is not None:
+            if agreed.stop:
                 self._stop(progress)
-            if batch is None or (done >= 1 and config.max_minutes is not None):
+            if self.config.train.max_minutes and self._share_done(agreed.elapsed) >= 1:
                 break
-            if time.monotonic() - self.saved > 60 * config.checkpoint_minutes:
+            if agreed.save:
                 self._save_last()
         if progress.live:
             progress.stream.write("\r\x1b[2K")
+
+    def _take(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The batches of this process for the next step; none at the epoch's end."""
+        with self.profile("data"):
+            count = self.config.train.accumulate
+            return [batch for _ in range(count) if (batch := next(batches, None)) is not None]
 
     def _progress(self) -> Progress:
         """The display of an epoch: on a terminal only, a log has `_end_epoch`'s line."""
@@ -360,125 +322,57 @@ class Trainer:
         progress.live = progress.live and self.process.rank == 0
         return progress
 
-    def _step(self, batches: list[Batch]) -> tuple[float, bool]:
-        """One step of the optimizer; returns the share of the run that is done, and whether to
-        stop. The loss is the mean over the labels of all batches, in all processes."""
+    def _step(self, batches: list[Batch], progress: Progress) -> Agreed | None:
+        """One step of the optimizer on the batches of all processes; None when none has any. The
+        loss is the mean over the labels of all."""
+        learner = self.learner
         self.profile.step = self.step
-        config, world = self.config.train, self.process.world_size
-        prepared = [item for batch in batches if (item := self._prepare(batch)) is not None]
-        trained = sum(len(item.utterances) for item in prepared)
-        own = sum(int(item.target_lengths.sum()) for item in prepared)
-        labels, counted, stop, elapsed = self.process.sum(
-            own, trained, self.stop_signal is not None, (not self.process.rank) * self.elapsed
-        )
-        done = self._share_done(elapsed)
+        made = (learner.prepare(batch, self.epoch) for batch in batches)
+        prepared = [item for item in made if item is not None]
+        agreed = self._agree(prepared)
+        if not agreed.batches:
+            return None
+        share = self._share_done(agreed.elapsed)
+        self.position += round(agreed.batches)
         self.step += 1
-        if not counted:
-            return done, stop > 0
-        rate = self.schedule.apply(done)
-        torch.manual_seed(step_seed(config.seed, self.step, self.process.rank))
-        self.optimizer.zero_grad(set_to_none=True)
-        for i, item in enumerate(prepared):
-            last = i + 1 == len(prepared)
-            with nullcontext() if last or world == 1 else self.network.no_sync():  # type: ignore
-                losses = self._losses(item)
-                with self.profile("backward", sampled=True):
-                    mean = losses.sum() * (world / max(1.0, labels))
-                    self.scaler.scale(mean).backward()
-        with self.profile("optimizer", sampled=True):
-            norm = self._update(batches)
-        self._log_step(rate, norm)
-        return done, stop > 0
+        if agreed.utterances:
+            if not prepared:
+                prepared = [learner.stand_in()]
+            try:
+                rate = learner.train(prepared, agreed.labels, share, self.step)
+                with self.profile("optimizer", sampled=True):
+                    norm = learner.update(batches)
+            except StepError as error:
+                self._fail(error)
+            self._log_step(rate, norm)
+        for item in batches:
+            progress.advance(len(item), item.seconds, f"loss {learner.sums.mean:.3f}")
+        return agreed
 
-    def _prepare(self, batch: Batch) -> Batch | None:
-        """Features in place of samples, without utterances that cannot be aligned (the augmentation
-        may have shortened them); None if nothing is left."""
-        with self.profile("features", sampled=True):
-            moved = batch.to(self.device, non_blocking=True)
-            features, lengths = self.features(moved.inputs, moved.input_lengths)
-            frames = self.model.output_lengths(lengths).cpu()
-            bad = infeasible(batch.targets, frames, batch.target_lengths) | (frames < 1)
-            if not self.dataset.precomputed:  # those the dataset has masked
-                names = [utterance.id for utterance in batch.utterances]
-                seed = self.config.train.seed
-                features = self.augmenter.mask_batch(features, lengths, seed, self.epoch, names)
-        self.sums.utterances += len(batch)
-        self.sums.seconds += batch.seconds
-        self.audio_seconds += batch.seconds
-        keep = (~bad).nonzero()[:, 0]
-        self.sums.skipped += int(bad.sum())
-        if len(keep) < len(batch):
-            moved.utterances = [batch.utterances[i] for i in keep.tolist()]
-            for name in ("targets", "target_lengths"):
-                setattr(moved, name, getattr(moved, name)[keep.to(self.device)])
-            features, lengths = features[keep.to(self.device)], lengths[keep.to(self.device)]
-        if not len(keep):
-            if self.process.world_size == 1:
-                return None
-            features = features.new_zeros(1, self.model.subsampling, self.features.num_features)
-            lengths = torch.full((1,), self.model.subsampling, device=self.device)
-        moved.inputs, moved.input_lengths = features, lengths
-        return moved
-
-    def _losses(self, item: Batch) -> Tensor:
-        """The loss of each utterance. Raises TrainingError naming those where it is no number."""
-        config = self.config.train
-        with self.profile("forward", sampled=True), self._autocast():
-            emissions, lengths = self.network(item.inputs, item.input_lengths)
-        if not item.utterances:  # a stand-in, so that this process takes part in the step
-            return emissions.sum() * 0.0
-        with self.profile("loss", sampled=True):
-            # A build without CUDA kernels computes the loss on the CPU: the emissions travel there.
-            place = self.device if cuda_built() else torch.device("cpu")
-            losses = ctc_loss(
-                emissions.float().to(place),
-                item.targets.to(place),
-                lengths.to(place),
-                item.target_lengths.to(place),
-                self.alphabet.blank,
-                reduction="none",
-                batch_first=True,
-                label_smoothing=config.label_smoothing,
-                delay_penalty=config.delay_penalty,
-            )
-            values = losses.detach()
-        wrong = (~values.isfinite()).nonzero()[:, 0].tolist()
-        if wrong:
-            names = [f"{item.utterances[i].path} ({values[i]:g})" for i in wrong]
-            self._fail(f"the loss is no finite number for {', '.join(names)}")
-        self.sums.loss += float(values.double().sum())
-        self.sums.labels += int(item.target_lengths.sum())
-        return losses.to(self.device)
-
-    def _autocast(self) -> Any:
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
-
-    def _update(self, batches: list[Batch]) -> float:
-        """Clips the gradient and steps; returns the gradient's norm before clipping."""
-        clip = self.config.train.gradient_clip
-        self.scaler.unscale_(self.optimizer)
-        norm = float(
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip or math.inf, foreach=True)
+    def _agree(self, prepared: list[Batch]) -> Agreed:
+        taken, self.taken = self.loader.position - self.taken, self.loader.position
+        first = not self.process.rank
+        due = time.monotonic() - self.saved > 60 * self.config.train.checkpoint_minutes
+        labels, utterances, batches, stop, elapsed, save = self.process.sum(
+            sum(int(item.target_lengths.sum()) for item in prepared),
+            sum(len(item.utterances) for item in prepared),
+            taken,
+            self.stop_signal is not None,
+            first * self.elapsed,
+            first and due,
         )
-        if not math.isfinite(norm) and not self.scaler.is_enabled():
-            names = ", ".join(str(u.path) for batch in batches for u in batch.utterances)
-            self._fail(f"the gradient is no finite number ({norm}) for the batch of {names}")
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return norm
+        return Agreed(labels, utterances, batches, stop > 0, elapsed, save > 0)
 
-    def _fail(self, what: str) -> None:
+    def _fail(self, error: StepError) -> NoReturn:
         kept = (
             f"the last good checkpoint is {self.last_folder}"
             if self.last_folder.exists()
             else "no checkpoint had been written"
         )
         raise TrainingError(
-            f"step {self.step} (epoch {self.epoch + 1}): {what}; {kept}. Look at these recordings, "
-            "or lower train.learning_rate or train.gradient_clip"
-        )
+            f"step {self.step} (epoch {self.epoch + 1}): {error}; {kept}. Look at these "
+            "recordings, or lower train.learning_rate or train.gradient_clip"
+        ) from None
 
     def _log_step(self, rate: float, norm: float) -> None:
         if self.log is None or self.step % self.config.train.log_every:
@@ -487,7 +381,7 @@ class Trainer:
             "step",
             self.step,
             epoch=self.epoch + 1,
-            loss=self.sums.since_last(),
+            loss=self.learner.sums.since_last(),
             learning_rate=rate,
             gradient_norm=norm,
             seconds=round(self.elapsed, 3),
@@ -508,17 +402,18 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validates, reports, keeps the best, and writes the checkpoint to resume from."""
-        config, sums = self.config.train, self.sums
+        config, sums = self.config.train, self.learner.sums
         totals = self.process.sum(sums.loss, sums.labels, sums.utterances, sums.seconds)
         skipped = int(self.process.sum(sums.skipped)[0])
         loss = totals[0] / max(1.0, totals[1])
-        last = self.epoch + 1 == config.epochs or self._share_done(self.elapsed) >= 1
+        over = self._share_done(self.process.share(self.elapsed)) >= 1
+        last = self.epoch + 1 == config.epochs or over
         numbers: dict[str, float] = {}
         if len(self.validation) and (last or (self.epoch + 1) % config.validate_every == 0):
             with self.profile("validation"):
-                numbers = self._validate()
+                numbers = self._validate(self._checkpoint(self.model, {}))
             self._keep(numbers)
-        self.schedule.epoch_ended(numbers[config.select] if numbers else loss)
+        self.learner.schedule.epoch_ended(numbers[config.select] if numbers else loss)
         if self.log is not None:
             self.log.write(
                 "epoch",
@@ -529,11 +424,12 @@ class Trainer:
                 utterances=int(totals[2]),
                 audio_hours=totals[3] / 3600,
                 skipped=skipped,
-                learning_rate=self.optimizer.param_groups[0]["lr"],
+                learning_rate=self.learner.optimizer.param_groups[0]["lr"],
                 seconds=round(self.elapsed, 3),
             )
         self._report_epoch(loss, totals, skipped, numbers)
-        self.epoch, self.position, self.sums = self.epoch + 1, 0, Sums()
+        self.epoch, self.position, self.learner.sums = self.epoch + 1, 0, Sums()
+        self.planned_for = self.process.world_size
         self._save_last()
 
     def _report_epoch(
@@ -559,15 +455,25 @@ class Trainer:
             parts.append(f"{format_duration(elapsed * (1 - done) / done)} left")
         self.report(", ".join(parts))
 
-    def _validate(self) -> dict[str, float]:
-        """Scores the model, each process a part of the utterances."""
+    def _keep(self, numbers: dict[str, float]) -> None:
+        with self.profile("checkpoints"):
+            self.best.keep(
+                numbers,
+                self.epoch + 1,
+                self.step,
+                lambda info: self._checkpoint(self.model, info),
+                write=not self.process.rank,
+            )
+
+    def _validate(self, checkpoint: Checkpoint) -> dict[str, float]:
+        """Scores a model, each process a part of the utterances."""
         process = self.process
         result = validate(
-            self._checkpoint(self.model, {}),
+            checkpoint,
             self.validation,
             self.config.data.batch_seconds,
             part=slice(process.rank, None, process.world_size),
-            autocast=self._autocast,
+            autocast=self.learner.autocast,
             stopped=lambda: self.stop_signal is not None,
         )
         self._report_failures(result)
@@ -580,11 +486,12 @@ class Trainer:
         )
         if stop:
             self._stop(None)
-        return {
+        numbers = {
             "wer": counts[0] / max(1.0, counts[1]),
             "cer": counts[2] / max(1.0, counts[3]),
             "loss": loss / max(1.0, labels),
         }
+        return process.share(numbers)
 
     def _report_failures(self, result: Validation) -> None:
         for failure in result.failures:
@@ -592,81 +499,46 @@ class Trainer:
                 self.reported.add(failure)
                 self.report(f"left out of the validation: {failure}")
 
-    def _order(self, numbers: dict[str, Any]) -> tuple[float, ...]:
-        """By what a validation is better than another: lower is better."""
-        names = [self.config.train.select, "wer", "cer", "loss"]
-        return tuple(numbers[name] for name in names)
-
-    def _keep(self, numbers: dict[str, float]) -> None:
-        """Writes a checkpoint of this epoch if it is among the best."""
-        name = f"epoch-{self.epoch + 1:04d}"
-        item = {"folder": name, "epoch": self.epoch + 1, "step": self.step, **numbers}
-        previous = self.best[0] if self.best else None
-        ranked = sorted([*self.best, item], key=self._order)[: self.config.train.keep_best]
-        self.waited = 0 if ranked[0] is item else self.waited + 1
-        if item in ranked and not self.process.rank:
-            with self.profile("checkpoints"):
-                checkpoint = self._checkpoint(self.model, item)
-                save_checkpoint(self.last_folder.with_name(name), checkpoint)
-                if ranked[0] is item or previous is None:
-                    save_checkpoint(self.folder / "model", checkpoint)
-        self.best = ranked
-
     def _finish(self) -> Path:
         """Writes the run's result."""
-        result = self.folder / "model"
-        if self.process.rank:
-            return result
-        if not self.best:
-            info = {"epoch": self.epoch, "step": self.step}
-            save_checkpoint(result, self._checkpoint(self.model, info))
+        result, first = self.folder / "model", not self.process.rank
+        if not self.best.items:
+            if first:
+                info = {"epoch": self.epoch, "step": self.step}
+                save_checkpoint(result, self._checkpoint(self.model, info))
             self.report(f"the model is in {result}")
             return result
-        folders = [self.last_folder.with_name(item["folder"]) for item in self.best]
-        best = load_checkpoint(folders[0], self.device)
-        how = f"epoch {self.best[0]['epoch']}"
-        if self.config.train.average and len(folders) > 1:
-            mean = average_checkpoints(folders)
-            mean.model.to(self.device)
-            mean.features.to(self.device)
+        mean, numbers = None, None
+        if self.best.averages:
+            if first:
+                mean = self.best.mean(self.device)
             with self.profile("validation"):
-                numbers = validate(
-                    mean,
-                    self.validation,
-                    self.config.data.batch_seconds,
-                    autocast=self._autocast,
-                ).numbers()
-            self.report(
-                f"mean of {len(folders)} checkpoints: WER {100 * numbers['wer']:.2f}% "
-                f"CER {100 * numbers['cer']:.2f}% loss {numbers['loss']:.4f}"
-            )
-            if self._order(numbers) < self._order(self.best[0]):
-                epochs = sorted(item["epoch"] for item in self.best)
-                mean.info = {**best.info, **numbers, "averaged_epochs": epochs}
-                best, how = mean, f"mean of epochs {', '.join(map(str, epochs))}"
-        save_checkpoint(result, best)
-        wer, cer = 100 * best.info["wer"], 100 * best.info["cer"]
-        self.report(f"the model is in {result}: {how}, validation WER {wer:.2f}% CER {cer:.2f}%")
+                numbers = self._validate(self._shared(mean))
+        if first:
+            best, how = self.best.choose(self.device, mean, numbers, self.report)
+            save_checkpoint(result, best)
+            self.report(f"the model is in {result}: {how}")
         return result
+
+    def _shared(self, checkpoint: Checkpoint | None) -> Checkpoint:
+        """Rank 0's checkpoint in all processes; the others' own weights are overwritten."""
+        own = checkpoint or self._checkpoint(self.model, {})
+        self.process.share_weights(own.model)
+        return own
 
     def _report_profile(self) -> None:
         if self.process.rank:
             return
         total = time.monotonic() - self.created
         self.report(f"where the time went ({format_duration(total)}):")
-        for line in self.profile.table(total, self.audio_seconds):
+        for line in self.profile.table(total, self.learner.audio_seconds):
             self.report(line)
         values = {
             "seconds": total,
-            "audio_seconds": self.audio_seconds,
+            "audio_seconds": self.learner.audio_seconds,
             "parts": self.profile.seconds,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
         }
         with atomic_write(self.folder / "profile.json") as file:
             json.dump(values, file, indent=1)
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed for the noise of one step in one process."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,9 +1,8 @@
-"""Validation of a model while it is trained, and the mean of several checkpoints."""
+"""Validation of a model while it is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,10 @@ import torch
 from ctcspeech.ctc.loss import ctc_loss
 from ctcspeech.data.batches import DurationBatchSampler
 from ctcspeech.data.dataset import Batch, SpeechDataset, collate
-from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
+from ctcspeech.model.checkpoint import Checkpoint
 from ctcspeech.text.error_rates import ErrorCounts, character_errors, word_errors
 
-__all__ = ["Validation", "average_checkpoints", "validate"]
+__all__ = ["Validation", "validate"]
 
 
 @dataclass
@@ -99,17 +98,3 @@ def score(
         reference = text if dataset.normalizer is None else dataset.normalizer(text)
         result.words += word_errors(reference, hypothesis)
         result.characters += character_errors(reference, hypothesis)
-
-
-def average_checkpoints(folders: Sequence[Path]) -> Checkpoint:
-    """A checkpoint whose weights, and batch norm statistics, are the mean of several."""
-    result = load_checkpoint(folders[0])
-    sums = {name: tensor.double() for name, tensor in result.model.state_dict().items()}
-    for folder in folders[1:]:
-        for name, tensor in load_checkpoint(folder).model.state_dict().items():
-            sums[name] += tensor
-    own = result.model.state_dict()
-    result.model.load_state_dict(
-        {name: (total / len(folders)).to(own[name].dtype) for name, total in sums.items()}
-    )
-    return result

@@ -36,6 +36,14 @@ if [ -n "$fast" ]; then
 fi
 
 python "$here/prepare.py" "$work/data" "${prepare[@]}"
+# A run on other data (without the real speech, say) is put aside, and training starts anew.
+sum=$(cat "$work/data/train.jsonl" "$work/data/dev.jsonl" | cksum)
+if [ -d "$work/run" ] && [ "$(cat "$work/data.cksum" 2>/dev/null)" != "$sum" ]; then
+  echo "run.sh: the data have changed; the run on the former is now $work/run.old" >&2
+  rm -rf "$work/run.old"
+  mv "$work/run" "$work/run.old"
+fi
+echo "$sum" > "$work/data.cksum"
 ctcspeech train "$here/digits.toml" --run "$work/run" --resume \
   "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" \
   "augment.noise_folder=$work/data/noise" "augment.rir_folder=$work/data/rir" "${overrides[@]}"

@@ -1,0 +1,180 @@
+"""One step of the optimizer: batches in, weights changed.
+
+    prepare     samples to features, augmented; what cannot be aligned is left out
+    losses      the network's emissions, and the loss of each utterance
+    update      the gradient clipped, the optimizer's step
+
+What is added to the loss belongs into `losses`, what follows the weights (their average, say) into
+`update` and, if it must survive a stop, into `state_dict`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ctcspeech import cuda_built
+from ctcspeech.ctc.loss import ctc_loss, infeasible
+from ctcspeech.data.dataset import Batch
+from ctcspeech.errors import TrainingError
+from ctcspeech.train.config import RunConfig
+from ctcspeech.train.log import Profile, Sums
+from ctcspeech.train.optimizer import Schedule, build_optimizer
+from ctcspeech.train.prepare import Materials
+from ctcspeech.train.processes import Process, precision
+
+__all__ = ["Learner", "StepError", "step_seed"]
+
+
+class StepError(TrainingError):
+    """A loss or a gradient is no finite number."""
+
+
+class Learner:
+    """Optimizer, schedule and precision of a run, and what is summed over an epoch in `sums`."""
+
+    def __init__(
+        self, config: RunConfig, materials: Materials, process: Process, profile: Profile
+    ) -> None:
+        self.config, self.process, self.profile = config.train, process, profile
+        self.device = process.device
+        self.features, self.model = materials.features, materials.model
+        self.alphabet, self.augmenter = materials.alphabet, materials.augmenter
+        self.precomputed = materials.dataset.precomputed
+        self.sums = Sums()
+        self.audio_seconds = 0.0  # trained on by this process
+        self.optimizer = build_optimizer(self.model, config.train)
+        self.schedule = Schedule(self.optimizer, config.train)
+        self.precision = precision(config.train.precision, self.device)
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.precision == torch.float16
+        )
+        self.network: Callable[..., tuple[Tensor, Tensor]] = self.model
+        if process.world_size > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.network = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+
+    def autocast(self) -> Any:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.precision)
+
+    def prepare(self, batch: Batch, epoch: int) -> Batch | None:
+        """Features in place of samples, without utterances that cannot be aligned (the augmentation
+        may have shortened them); None if nothing is left."""
+        if not len(batch):  # nothing of it could be read
+            return None
+        with self.profile("features", sampled=True):
+            moved = batch.to(self.device, non_blocking=True)
+            features, lengths = self.features(moved.inputs, moved.input_lengths)
+            frames = self.model.output_lengths(lengths).cpu()
+            bad = infeasible(batch.targets, frames, batch.target_lengths) | (frames < 1)
+            if not self.precomputed:  # those the dataset has masked
+                names = [utterance.id for utterance in batch.utterances]
+                features = self.augmenter.mask_batch(
+                    features, lengths, self.config.seed, epoch, names
+                )
+        self.sums.utterances += len(batch)
+        self.sums.seconds += batch.seconds
+        self.audio_seconds += batch.seconds
+        keep = (~bad).nonzero()[:, 0]
+        self.sums.skipped += int(bad.sum())
+        if len(keep) < len(batch):
+            moved.utterances = [batch.utterances[i] for i in keep.tolist()]
+            for name in ("targets", "target_lengths"):
+                setattr(moved, name, getattr(moved, name)[keep.to(self.device)])
+            features, lengths = features[keep.to(self.device)], lengths[keep.to(self.device)]
+        if not len(keep):
+            return None
+        moved.inputs, moved.input_lengths = features, lengths
+        return moved
+
+    def stand_in(self) -> Batch:
+        """A batch without utterances, with which a process takes part in a step for which it has
+        nothing: every process must compute the gradient's exchange."""
+        frames, width = self.model.subsampling, self.features.num_features
+        none = torch.zeros(0, dtype=torch.int64)
+        lengths = torch.full((1,), frames, device=self.device)
+        return Batch(torch.zeros(1, frames, width, device=self.device), lengths, none, none, [])
+
+    def train(self, prepared: Sequence[Batch], labels: float, share: float, number: int) -> float:
+        """Leaves the gradient of the mean loss over `labels` (those of all processes) in the
+        parameters; returns the learning rate. share: of the run, done; number: of the step."""
+        rate = self.schedule.apply(share)
+        torch.manual_seed(step_seed(self.config.seed, number, self.process.rank))
+        self.optimizer.zero_grad(set_to_none=True)
+        world = self.process.world_size
+        for i, item in enumerate(prepared):
+            last = i + 1 == len(prepared)
+            with nullcontext() if last or world == 1 else self.network.no_sync():  # type: ignore
+                losses = self.losses(item)
+                with self.profile("backward", sampled=True):
+                    mean = losses.sum() * (world / max(1.0, labels))
+                    self.scaler.scale(mean).backward()
+        return rate
+
+    def losses(self, item: Batch) -> Tensor:
+        """The loss of each utterance. Raises StepError naming those where it is no number."""
+        config = self.config
+        with self.profile("forward", sampled=True), self.autocast():
+            emissions, lengths = self.network(item.inputs, item.input_lengths)
+        if not item.utterances:  # a stand-in, so that this process takes part in the step
+            return emissions.sum() * 0.0
+        with self.profile("loss", sampled=True):
+            # A build without CUDA kernels computes the loss on the CPU: the emissions travel there.
+            place = self.device if cuda_built() else torch.device("cpu")
+            losses = ctc_loss(
+                emissions.float().to(place),
+                item.targets.to(place),
+                lengths.to(place),
+                item.target_lengths.to(place),
+                self.alphabet.blank,
+                reduction="none",
+                batch_first=True,
+                label_smoothing=config.label_smoothing,
+                delay_penalty=config.delay_penalty,
+            )
+            values = losses.detach()
+        wrong = (~values.isfinite()).nonzero()[:, 0].tolist()
+        if wrong:
+            names = [f"{item.utterances[i].path} ({values[i]:g})" for i in wrong]
+            raise StepError(f"the loss is no finite number for {', '.join(names)}")
+        self.sums.loss += float(values.double().sum())
+        self.sums.labels += int(item.target_lengths.sum())
+        return losses.to(self.device)
+
+    def update(self, batches: Sequence[Batch]) -> float:
+        """Clips the gradient and steps; returns the gradient's norm before clipping."""
+        clip = self.config.gradient_clip
+        self.scaler.unscale_(self.optimizer)
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip or math.inf, foreach=True)
+        )
+        if not math.isfinite(norm) and not self.scaler.is_enabled():
+            names = ", ".join(str(u.path) for batch in batches for u in batch.utterances)
+            raise StepError(f"the gradient is no finite number ({norm}) for the batch of {names}")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return norm
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for the noise of one step in one process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
