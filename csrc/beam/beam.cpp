@@ -45,11 +45,38 @@ Decoder::Decoder(const Config& config)
     Token& token = tokens_[c];
     if (tokens_are_words_) token.begins_word = true;
     const bool plain = token.text.size() == 1 && !token.begins_word;
-    const bool never = c == blank_ || token.skipped;
-    kinds_.push_back(never ? kNever : token.begins_word ? kBegins : kWithin);
+    const bool never = c == blank_ || token.skipped, separator = token.begins_word && token.text.empty();
+    kinds_.push_back(never ? kNever : separator ? kSeparates : token.begins_word ? kBegins : kWithin);
     plain_byte_.push_back(plain ? static_cast<uint8_t>(token.text[0]) : -1);
   }
+  spellings_ = std::make_unique<Spellings>(tokens_, blank_, lm_over_tokens_);
+  merges_texts_ = spellings_->ambiguous();
   build_lexicon(config);
+}
+
+std::vector<double> Decoder::log_probs(const float* emissions, int64_t frames) const {
+  const size_t num = tokens_.size();
+  std::vector<double> logp(static_cast<size_t>(frames) * num);
+  for (int64_t t = 0; t < frames; ++t) {
+    const float* row = emissions + static_cast<size_t>(t) * num;
+    const float highest = *std::max_element(row, row + num);
+    double sum = 0;
+    for (size_t c = 0; c < num; ++c) sum += std::exp(static_cast<double>(row[c]) - highest);
+    if (!std::isfinite(sum)) throw BadFrame(t, "holds NaN, +inf, or nothing but -inf");
+    for (size_t c = 0; c < num; ++c)
+      logp[static_cast<size_t>(t) * num + c] = static_cast<double>(row[c]) - highest - std::log(sum);
+  }
+  return logp;
+}
+
+double Decoder::ctc_score(const float* emissions, int64_t frames,
+                          const std::vector<uint32_t>& tokens) const {
+  return log_forward(spellings_->lattice(tokens), log_probs(emissions, frames), classes());
+}
+
+double Decoder::best_path(const float* emissions, int64_t frames,
+                          const std::vector<uint32_t>& tokens, std::vector<uint32_t>& path) const {
+  return beam::best_path(spellings_->lattice(tokens), log_probs(emissions, frames), classes(), path);
 }
 
 Decoder::~Decoder() = default;
@@ -161,6 +188,7 @@ std::unique_ptr<LanguageModel> make_model(
 
 Session::Session(const Decoder& decoder, size_t memory_limit)
     : d_(decoder),
+      lists_(decoder.options_.n_best > 1),
       steps_(make_model(decoder.ngram_, decoder.lm_indices_, decoder.custom_lm_),
              decoder.lm_over_tokens_, decoder.hot_.get(), decoder.options_.weights),
       p_((decoder.tokens_.size() + 3) / 4 * 4),
@@ -173,6 +201,8 @@ void Session::begin(const std::vector<std::string>& context) {
   if (steps_.bytes() > memory_limit_) steps_.keep({});
   nodes_.clear();
   doubts_.assign(1, 0);
+  entered_.assign(d_.options_.n_best > 1 ? 1 : 0, 0);
+  texts_.assign(d_.merges_texts_ ? 1 : 0, 0);
   active_.clear();
   events_.clear();
   committed_.clear();

@@ -10,6 +10,10 @@
 //
 //   Q(c) = ln P_ctc(c | x) + lm_weight ln P_lm(c) + word_score word_count(c)
 //
+// where c is a text, and P_ctc sums over all its labellings: those that differ in separators at either
+// end, or several in a row, and all the pieces that write it (spellings.h). Under a language model over
+// tokens, labellings that differ in more than such separators are told apart.
+//
 // over a tree of prefixes, each with the mass of its alignments that end in a blank (pb) and in its
 // last token (pnb) (Graves 2012, section 7; Hannun et al. 2014, algorithm 1). Sums are kept in the
 // linear domain, scaled to the best prefix in each frame. Prefixes that the future cannot tell apart
@@ -29,16 +33,9 @@
 #include "beam/token_times.h"
 #include "beam/lexicon.h"
 #include "beam/lm_steps.h"
+#include "beam/spellings.h"
 
 namespace ctcspeech::beam {
-
-// What a token adds to the text.
-struct Token {
-  std::string text;          // bytes
-  bool begins_word = false;  // a piece marked as a word's first; also a separator, which has no text
-  bool separates = false;    // it stands between words, never before the first
-  bool skipped = false;      // never hypothesised (<unk>, <s>)
-};
 
 struct Options {
   int beam_size = 100;          // prefixes kept after each frame
@@ -98,6 +95,12 @@ class Decoder {
   explicit Decoder(const Config& config);
   ~Decoder();
 
+  // ln P_ctc of the text that `tokens` write, exactly. (frames, C) logits.
+  double ctc_score(const float* emissions, int64_t frames, const std::vector<uint32_t>& tokens) const;
+  // ln of the best alignment of that text alone, and its class in each frame.
+  double best_path(const float* emissions, int64_t frames, const std::vector<uint32_t>& tokens,
+                   std::vector<uint32_t>& path) const;
+
   int num_tokens() const { return static_cast<int>(tokens_.size()); }
   size_t lexicon_size() const { return num_words_; }
   size_t words_skipped() const { return words_skipped_; }  // they have bytes that no token has
@@ -110,7 +113,8 @@ class Decoder {
  private:
   friend class Session;
   void build_lexicon(const Config& config);
-  void build_hot_words(const Config& config, const std::vector<std::string>& words);
+  std::vector<double> log_probs(const float* emissions, int64_t frames) const;
+  Classes classes() const { return {tokens_.size(), blank_, spellings_->separators()}; }
 
   std::vector<Token> tokens_;
   uint32_t blank_;
@@ -120,7 +124,9 @@ class Decoder {
   bool marked_words_ = false, tokens_are_words_ = false;
   bool open_ = false, use_recombination_ = false;
   bool keeps_frames_ = false;  // log-probabilities are kept, for word times and n-best lists
-  enum Kind : uint8_t { kWithin, kBegins, kNever };  // what a token may do
+  std::unique_ptr<Spellings> spellings_;
+  bool merges_texts_ = false;  // labellings of one text may be several prefixes
+  enum Kind : uint8_t { kWithin, kBegins, kSeparates, kNever };  // what a token may do
   std::vector<uint8_t> kinds_;
   double threshold_;  // exp(-beam_threshold)
   float min_p_;       // exp(token_min_logp)
@@ -174,24 +180,34 @@ class Session {
   struct Scored {
     double score;
     uint32_t node;
+    uint32_t others = kNil;  // first in members_: prefixes of the same text in other tokens
+  };
+  struct Member {
+    uint32_t node, next;
+  };
+  struct Slot {
+    uint64_t key;
+    uint32_t stamp, value;
   };
   struct Event {  // `loser` was recombined with a winner: going on from it costs `loss`
+    int64_t order;  // when, see first_event_of()
     uint32_t loser;
-    int32_t frame;
     float loss;
   };
   struct Final {  // a way to end
     double score;                // ln of its mass in the last frame's scale, with its last word and </s>
     uint32_t node;               // the prefix that it goes on from
+    uint64_t key;                // equal for equal texts
     std::vector<uint32_t> path;  // its prefixes, or those whose tokens it has, from the root
     std::string text;            // in an n-best list
   };
 
-  // beam/search.cpp
+  // beam/frame.cpp
   void normalise(const float* row);
-  void take(uint32_t token);
-  void frame(const float* row);
   std::vector<float> probabilities() const;
+
+  // beam/search.cpp
+  void frame(const float* row);
   void near_certain_blank();
   void search();
   void search_popcnt();
@@ -203,9 +219,22 @@ class Session {
   bool close_word(const Node& node, uint32_t n, double cut, double& w, uint32_t& state);
   bool close_last(const Node& node, uint32_t n, double& w, uint32_t& state);
   void prune();
+
+  // beam/recombine.cpp
+  uint64_t text_after(uint32_t from, uint32_t token) const;
+  uint64_t text_without_gap(uint32_t n) const;
+  void merge_texts();
+  void gather(Scored& group, double cut);
+  void start_slots();
+  Slot& find_slot(uint64_t key);
+  void drop(const Scored& scored);
   void recombine();
   void record(uint32_t winner, uint32_t loser, double loss);
   void doubt(uint32_t winner, uint32_t loser, double ratio);
+  bool in_gap(uint32_t n) const { return nodes_[n].trie == Trie::kRoot && nodes_[n].token != kNil; }
+  uint64_t text_key(uint32_t n) const { return d_.merges_texts_ ? texts_[n] : n; }
+  // Events of a frame come in an order; all have numbers from the frame's first on.
+  static int64_t first_event_of(int32_t frame) { return int64_t{frame} << 32; }
 
   // beam/forgetting.cpp
   void commit();
@@ -214,31 +243,43 @@ class Session {
   void compact_states();
   std::vector<TokenTime> align(std::vector<AlignedToken>& tokens, const std::vector<uint32_t>& path,
                                int32_t begin, int32_t end) const;
+  bool best_times(std::vector<AlignedToken>& tokens, bool anchored, int32_t begin, int32_t end,
+                  std::vector<TokenTime>& times) const;
   std::vector<TokenTime> times_of(const std::vector<uint32_t>& path, int32_t end) const;
+
+  // beam/n_best.cpp
+  void expand(std::vector<Final>& finals, size_t wanted) const;
+  void rescore(std::vector<Final>& finals);
 
   // beam/hypotheses.cpp
   std::vector<Final> finals(bool whole);
-  void expand(std::vector<Final>& finals, size_t wanted) const;
-  void rescore(std::vector<Final>& finals);
+  static void merge(std::vector<Final>& finals);
   // How a hypothesis ends: with a complete word and the sentence's end; within a word, which is left
   // out of it; or anywhere, with more to come.
   enum class Ending { kWhole, kCut, kOpen };
   Hypothesis describe(const Final& final, Ending ending);
   std::vector<uint32_t> trace(uint32_t node) const;
   void drop_partial_word(std::vector<uint32_t>& tokens) const;
+  bool is_superfluous_last(uint32_t token) const;
   void write_words(const std::vector<uint32_t>& tokens, const std::vector<TokenTime>& times,
                    Hypothesis& out) const;
   std::string spelling(uint32_t node) const;
   double lm_parts(const std::vector<uint32_t>& tokens, bool whole, double& lm_score);
 
   const Decoder& d_;
+  const bool lists_;  // more than one hypothesis is wanted
   Steps steps_;
   std::vector<Node> nodes_;
-  std::vector<float> doubts_;  // of each node, for confidences
+  std::vector<float> doubts_;    // of each node, for confidences
+  std::vector<int32_t> entered_;  // frame in which most last came in, of each node, for n-best lists
+  std::vector<uint64_t> texts_;  // hash of each node's text, where d_.merges_texts_
   std::vector<uint32_t> active_, next_;
   std::vector<Scored> scored_;
+  std::vector<Member> members_;
   std::vector<Candidate> begins_, candidates_;  // tokens to try: those that begin a word, the others
   std::vector<float> p_;                        // probabilities of this frame
+  double separators_p_ = 0;                     // of all separators together
+  double gap_p_ = 0, start_p_ = 0;  // that a prefix stays: one in a gap between words, the empty one
   double best_ = 0;
   double log_scale_ = 0;
   int32_t time_ = 0;
@@ -246,14 +287,10 @@ class Session {
   uint32_t start_state_ = 0;
   uint32_t root_ = 0;  // where tracing ends: the start, or the last committed prefix
 
-  // For the recombination: a hash table that a new stamp empties.
-  struct Slot {
-    uint64_t key;
-    uint32_t stamp, value;
-  };
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_;  // a hash table that a new stamp empties
   uint32_t stamp_ = 0;
-  std::unordered_map<uint32_t, std::vector<Event>> events_;  // by winner, for n-best
+  std::unordered_map<uint64_t, std::vector<Event>> events_;  // by text_key of the winner, for n-best
+  int64_t event_order_ = 0;
 
   // The committed part: tokens that every prefix shares, with their times; the last one's end is open.
   std::vector<uint32_t> committed_;

@@ -26,7 +26,8 @@ uint32_t Session::common_ancestor() const {
 // Makes the shared prefix final: its tokens and their times are written down. Its last token's end
 // stays open until the next time.
 void Session::commit() {
-  const uint32_t common = common_ancestor();
+  uint32_t common = common_ancestor();
+  if (in_gap(common)) common = nodes_[common].parent;  // a last separator may turn out superfluous
   if (common == anchor_) return;
   std::vector<uint32_t> path;
   for (uint32_t n = common; n != anchor_; n = nodes_[n].parent) path.push_back(n);
@@ -68,21 +69,35 @@ std::vector<TokenTime> Session::times_of(const std::vector<uint32_t>& path, int3
   return times;
 }
 
+// The best alignment of tokens with frames begin..end-1.
+bool Session::best_times(std::vector<AlignedToken>& tokens, bool anchored, int32_t begin, int32_t end,
+                         std::vector<TokenTime>& times) const {
+  const Spellings& spellings = *d_.spellings_;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const bool last = i + 1 == tokens.size();
+    const bool word_follows = !last && d_.tokens_[tokens[i + 1].token].begins_word &&
+                              !spellings.is_separator(tokens[i + 1].token);
+    tokens[i].gap_after = last || word_follows || spellings.is_separator(tokens[i].token);
+  }
+  const AlignedFrames frames{logp_.data(), kept_from_, begin, end,
+                             static_cast<uint32_t>(d_.num_tokens()), d_.blank_,
+                             spellings.separators()};
+  return align_tokens(tokens, anchored, frames, times);
+}
+
 std::vector<TokenTime> Session::align(std::vector<AlignedToken>& tokens,
                                       const std::vector<uint32_t>& path, int32_t begin,
                                       int32_t end) const {
   const bool anchored = tokens.size() > path.size();
   std::vector<TokenTime> times;
-  const uint32_t num = static_cast<uint32_t>(d_.num_tokens());
-  if (align_tokens(tokens, anchored, logp_.data(), kept_from_, begin, end, num, d_.blank_, times))
-    return times;
+  if (best_times(tokens, anchored, begin, end, times)) return times;
   // A path put together from recombined parts may need other frames than the beam held it in.
   for (AlignedToken& token : tokens) {
     token.first = begin;
     token.last = end;
   }
-  if (align_tokens(tokens, anchored, logp_.data(), kept_from_, begin, end, num, d_.blank_, times))
-    return times;
+  if (best_times(tokens, anchored, begin, end, times)) return times;
+  const uint32_t num = static_cast<uint32_t>(d_.num_tokens());
   for (size_t i = 0; i < tokens.size(); ++i) {
     const int32_t start = anchored && i == 0 ? begin : nodes_[path[i - anchored]].created;
     const size_t row = static_cast<size_t>(std::max(start - kept_from_, 0)) * num;
@@ -97,7 +112,7 @@ void Session::compact() {
   std::vector<uint32_t> work = active_;
   const auto revive = [&](uint32_t n) {
     alive[n] = 1;
-    const auto found = events_.find(n);
+    const auto found = events_.find(text_key(n));
     if (found == events_.end()) return;
     for (const Event& event : found->second) work.push_back(event.loser);
   };
@@ -108,10 +123,12 @@ void Session::compact() {
     for (; !alive[n]; n = nodes_[n].parent) revive(n);
   }
   std::vector<uint32_t> number(nodes_.size(), kNil);
+  std::vector<std::pair<uint64_t, uint64_t>> keys;  // of the prefixes that stay, before and after
   uint32_t count = 0;
   for (uint32_t n = 0; n < nodes_.size(); ++n) {
     if (!alive[n]) continue;
     number[n] = count;
+    if (!events_.empty()) keys.emplace_back(text_key(n), d_.merges_texts_ ? texts_[n] : count);
     Node node = nodes_[n];
     node.child = node.sibling = kNil;
     if (n == root_) {
@@ -122,18 +139,24 @@ void Session::compact() {
       nodes_[node.parent].child = count;
     }
     doubts_[count] = doubts_[n];
+    if (d_.merges_texts_) texts_[count] = texts_[n];
+    if (!entered_.empty()) entered_[count] = entered_[n];
     nodes_[count++] = node;
   }
   nodes_.resize(count);
   doubts_.resize(count);
+  if (d_.merges_texts_) texts_.resize(count);
+  if (!entered_.empty()) entered_.resize(count);
   for (uint32_t& n : active_) n = number[n];
   root_ = number[root_];
   anchor_ = number[anchor_];
-  std::unordered_map<uint32_t, std::vector<Event>> events;
-  for (auto& [winner, losers] : events_) {
-    if (number[winner] == kNil) continue;
-    for (Event& event : losers) event.loser = number[event.loser];
-    events.emplace(number[winner], std::move(losers));
+  std::unordered_map<uint64_t, std::vector<Event>> events;
+  for (const auto& [before, after] : keys) {
+    const auto found = events_.find(before);
+    if (found == events_.end()) continue;
+    for (Event& event : found->second) event.loser = number[event.loser];
+    events.emplace(after, std::move(found->second));
+    events_.erase(found);
   }
   events_.swap(events);
   compact_at_ = std::max<size_t>(8192, 2 * nodes_.size());

@@ -3,9 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <queue>
-#include <set>
-#include <unordered_set>
+#include <unordered_map>
 
 #include "beam/beam.h"
 
@@ -13,50 +11,7 @@ namespace ctcspeech::beam {
 
 namespace {
 
-constexpr size_t kSpareReadings = 3;  // looked at beyond n_best, since their order is a guess at first
-constexpr double kNegligible = 1e-40;  // of all mass in a frame
-
-// ln of the mass of all alignments of `tokens` with the frames of `p`, (T, C) probabilities (Graves et
-// al. 2006, section 4.1). Position i has said i tokens: said[i] ends in the last of them, gap[i] in the
-// blank. Only the positions between which the mass lies are looked at: those at either end that hold
-// less than `negligible` of it are left out.
-double forward(const std::vector<float>& p, size_t classes, uint32_t blank,
-               const std::vector<uint32_t>& tokens, double negligible) {
-  const size_t last = tokens.size();
-  std::vector<double> said(last + 1, 0), gap(last + 1, 0);
-  gap[0] = 1;
-  size_t low = 0, high = 0;
-  double ln_scale = 0;
-  for (const float* row = p.data(); row != p.data() + p.size(); row += classes) {
-    if (high < last) ++high;
-    double sum = 0;
-    for (size_t i = high; i > 0 && i >= low; --i) {  // downward: i - 1 still holds the frame before
-      const uint32_t token = tokens[i - 1];
-      const bool repeats = i > 1 && tokens[i - 2] == token;
-      const double enters = gap[i - 1] + (repeats ? 0 : said[i - 1]);
-      gap[i] = (gap[i] + said[i]) * row[blank];
-      said[i] = (said[i] + enters) * row[token];
-      sum += gap[i] + said[i];
-    }
-    if (low == 0) sum += gap[0] *= row[blank];
-    if (sum == 0) return -std::numeric_limits<double>::infinity();
-    const auto drop = [&](size_t i) {
-      if (said[i] + gap[i] > sum * negligible) return false;
-      said[i] = gap[i] = 0;
-      return true;
-    };
-    while (low < high && drop(low)) ++low;
-    while (high > low && drop(high)) --high;
-    if (sum < 1e-100) {
-      for (size_t i = low; i <= high; ++i) {
-        said[i] /= sum;
-        gap[i] /= sum;
-      }
-      ln_scale += std::log(sum);
-    }
-  }
-  return std::log(said[last] + gap[last]) + ln_scale;
-}
+constexpr size_t kSpareReadings = 10;  // looked at beyond n_best, since their order is a guess at first
 
 }  // namespace
 
@@ -96,107 +51,61 @@ std::vector<Session::Final> Session::finals(bool whole) {
     double w = node.pb + node.pnb;
     uint32_t state = node.state;
     const bool in_word = node.trie != Trie::kRoot;
+    const bool superfluous = in_gap(n) && is_superfluous_last(node.token);
     if (whole) {
       if (in_word && !close_last(node, n, w, state)) continue;
+      if (superfluous && steps_.lm_over_tokens()) {  // the model does not score this separator
+        const Node before = nodes_[node.parent];
+        double closing = 1;
+        state = before.state;
+        close_last(before, node.parent, closing, state);
+        w /= steps_.token(state, node.token).factor;
+      }
       w *= steps_.finish(state, d_.options_.end_of_sentence).factor;
     } else if (in_word) {
       w *= node.trie == kOov ? d_.oov_exit_ : (*d_.trie_)[node.trie].inverse;
     }
-    if (w > 0) out.push_back({std::log(w), n, {}, {}});
+    uint64_t key = superfluous ? node.parent : n;
+    if (d_.merges_texts_) key = text_without_gap(n);
+    if (w > 0) out.push_back({std::log(w), n, key, {}, {}});
   }
   std::stable_sort(out.begin(), out.end(),
                    [](const Final& a, const Final& b) { return a.score > b.score; });
   return out;
 }
 
-// Adds to `finals` what recombinations put aside, likeliest first, until there are `wanted` different
-// texts, and gives all their paths and texts. Their order is a guess: what flowed into a winner after
-// it won counts for what it won over, too. A text may come twice, in different tokens.
-void Session::expand(std::vector<Final>& finals, size_t wanted) const {
-  struct Link {  // what follows a prefix: a chain, shared by the readings that have it
-    uint32_t node, next;
-  };
-  struct Reading {
-    double score;
-    uint32_t node;   // goes on from this prefix
-    int32_t before;  // only recombinations before this frame may replace it
-    uint32_t rest;   // first link, kNil none
-    size_t order;
-  };
-  const auto worse = [](const Reading& a, const Reading& b) {
-    return a.score != b.score ? a.score < b.score : a.order > b.order;  // else the one found first
-  };
-  std::priority_queue<Reading, std::vector<Reading>, decltype(worse)> queue(worse);
-  std::vector<Link> links;
-  size_t found = 0;
-  for (const Final& final : finals) queue.push({final.score, final.node, time_ + 1, kNil, found++});
-  finals.clear();
-  std::unordered_set<std::string> texts;
-  std::set<std::vector<uint32_t>> known;
-  for (size_t tries = 0; !queue.empty() && texts.size() < wanted && finals.size() < 2 * wanted &&
-                         tries < 1000 + 100 * wanted;
-       ++tries) {
-    const Reading top = queue.top();
-    queue.pop();
-    std::vector<uint32_t> path = trace(top.node), tokens;
-    for (uint32_t i = top.rest; i != kNil; i = links[i].next) path.push_back(links[i].node);
-    for (const uint32_t n : path) tokens.push_back(nodes_[n].token);
-    Hypothesis written;
-    write_words(tokens, {}, written);
-    if (known.insert(std::move(tokens)).second) {
-      texts.insert(written.text);
-      finals.push_back({top.score, top.node, std::move(path), std::move(written.text)});
-    }
-    uint32_t rest = top.rest;
-    int32_t before = top.before;
-    for (uint32_t n = top.node;; n = nodes_[n].parent) {
-      const auto events = events_.find(n);
-      if (events != events_.end()) {
-        for (const Event& event : events->second)
-          if (event.frame < before)
-            queue.push({top.score - event.loss, event.loser, event.frame, rest, found++});
-      }
-      if (n == root_) break;
-      links.push_back({n, rest});
-      rest = static_cast<uint32_t>(links.size()) - 1;
-      before = nodes_[n].created;  // the path left the parent then: what came later is not of it
+// Sums what has one text: with a separator at its end and without, in these pieces and in others. The
+// likeliest stands for all.
+void Session::merge(std::vector<Final>& finals) {
+  std::unordered_map<uint64_t, size_t> places;
+  size_t kept = 0;
+  for (Final& final : finals) {
+    const auto [found, added] = places.try_emplace(final.key, kept);
+    if (added) {
+      std::swap(finals[kept++], final);
+    } else {
+      double& sum = finals[found->second].score;
+      sum += std::log1p(std::exp(final.score - sum));
     }
   }
+  finals.resize(kept);
+  std::stable_sort(finals.begin(), finals.end(),
+                   [](const Final& a, const Final& b) { return a.score > b.score; });
 }
 
-// Gives readings the mass of all their alignments (Graves et al. 2006, section 4.1) in place of what
-// the search followed of it, and orders them anew. The first stays first: the search chose it, and a
-// stream has told its beginning. Of readings with one text the best stays; those that the frames are
-// too few for are dropped.
-void Session::rescore(std::vector<Final>& finals) {
-  const std::vector<float> p = probabilities();
-  const size_t classes = d_.tokens_.size();
-  for (Final& final : finals) {
-    std::vector<uint32_t> tokens;
-    for (const uint32_t n : final.path) tokens.push_back(nodes_[n].token);
-    double ln_p = forward(p, classes, d_.blank_, tokens, kNegligible);
-    if (ln_p == -std::numeric_limits<double>::infinity())
-      ln_p = forward(p, classes, d_.blank_, tokens, 0);
-    double lm_score;
-    const double score = lm_parts(tokens, true, lm_score) + ln_p - log_scale_;
-    if (std::isfinite(score) || &final != &finals.front()) final.score = score;
-  }
-  std::stable_sort(finals.begin() + 1, finals.end(),
-                   [](const Final& a, const Final& b) { return a.score > b.score; });
-  std::unordered_set<std::string> texts;
-  finals.erase(std::remove_if(finals.begin(), finals.end(),
-                              [&](const Final& final) {
-                                return !std::isfinite(final.score) || !texts.insert(final.text).second;
-                              }),
-               finals.end());
+// A hypothesis does not end with this token: without it the text is the same.
+bool Session::is_superfluous_last(uint32_t token) const {
+  return d_.spellings_->trims() && d_.spellings_->is_separator(token);
 }
 
 std::vector<Hypothesis> Session::finish() {
   const size_t wanted = static_cast<size_t>(d_.options_.n_best);
   std::vector<Final> ends;
   if (!dead_) ends = finals(true);
-  for (size_t i = 1; d_.options_.word_times && i < ends.size(); ++i)
-    doubt(ends[0].node, ends[i].node, std::exp(ends[i].score - ends[0].score));
+  std::vector<Final> texts = ends;
+  merge(texts);
+  for (size_t i = 1; d_.options_.word_times && i < texts.size(); ++i)
+    doubt(texts[0].node, texts[i].node, std::exp(texts[i].score - texts[0].score));
   Ending ending = Ending::kWhole;
   if (ends.empty()) {  // no prefix ends in a complete word
     ends = finals(false);
@@ -207,6 +116,7 @@ std::vector<Hypothesis> Session::finish() {
     rescore(ends);
     if (ends.size() > wanted) ends.resize(wanted);
   } else {
+    if (ending == Ending::kWhole) ends = texts;
     ends.resize(1);
     ends[0].path = trace(ends[0].node);
   }
@@ -248,6 +158,7 @@ void Session::drop_partial_word(std::vector<uint32_t>& tokens) const {
 
 Hypothesis Session::describe(const Final& final, Ending ending) {
   std::vector<uint32_t> path = final.path, tokens;
+  if (!path.empty() && is_superfluous_last(nodes_[path.back()].token)) path.pop_back();
   const size_t known = committed_.size();
   bool through_anchor = true;
   if (d_.options_.n_best > 1) {  // then the path begins at the start, and may go another way
@@ -268,8 +179,7 @@ Hypothesis Session::describe(const Final& final, Ending ending) {
   } else if (d_.options_.word_times) {
     std::vector<AlignedToken> aligned;
     for (const uint32_t token : tokens) aligned.push_back({token, 0, time_});
-    align_tokens(aligned, false, logp_.data(), 0, 0, time_, static_cast<uint32_t>(d_.num_tokens()),
-                 d_.blank_, times);
+    best_times(aligned, false, 0, time_, times);
   }
 
   Hypothesis out;

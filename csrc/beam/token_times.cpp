@@ -21,9 +21,9 @@ struct Row {
 
 }  // namespace
 
-bool align_tokens(const std::vector<AlignedToken>& tokens, bool anchored, const float* logp,
-                  int32_t offset, int32_t begin, int32_t end, uint32_t num_classes, uint32_t blank,
+bool align_tokens(const std::vector<AlignedToken>& tokens, bool anchored, const AlignedFrames& frames,
                   std::vector<TokenTime>& times) {
+  const auto& [logp, offset, begin, end, num_classes, blank, separators] = frames;
   const int32_t count = static_cast<int32_t>(tokens.size());
   times.assign(tokens.size(), {});
   if (count == 0) return true;
@@ -41,6 +41,8 @@ bool align_tokens(const std::vector<AlignedToken>& tokens, bool anchored, const 
     while (low < count && (low == 0 ? tokens[0].last < t : tokens[low - 1].last + 1 < t)) ++low;
     while (high < count && tokens[high].first <= t) ++high;
     if (low > high) return false;
+    float gap = lp[blank];
+    for (const uint32_t separator : separators) gap = std::max(gap, lp[separator]);
     rows.push_back({low, high, ways.size()});
     ways.resize(ways.size() + static_cast<size_t>(high - low + 1));
     uint8_t* way = ways.data() + rows.back().offset;
@@ -48,12 +50,12 @@ bool align_tokens(const std::vector<AlignedToken>& tokens, bool anchored, const 
       uint8_t how = 0;
       const float stay_blank = in_blank[i], stay = in_token[i];
       if (i == 0) {
-        in_blank[0] += lp[blank];
+        in_blank[0] += gap;
         way[0] = kBlankStays;
         continue;
       }
       if (stay_blank >= stay) how |= kBlankStays;
-      in_blank[i] = std::max(stay_blank, stay) + lp[blank];
+      in_blank[i] = std::max(stay_blank, stay) + (tokens[i - 1].gap_after ? gap : lp[blank]);
       float best = stay;
       uint8_t from = kStay;
       if (i > low) {

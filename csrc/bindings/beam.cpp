@@ -205,6 +205,30 @@ nb::list decode(const Decoder& decoder, const std::vector<Matrix>& emissions,
   return out;
 }
 
+// ln P_ctc, or (frame, what is wrong)
+nb::object ctc_score(const Decoder& decoder, const Matrix& emissions,
+                     const std::vector<uint32_t>& tokens) {
+  try {
+    return nb::cast(decoder.ctc_score(emissions.data(), static_cast<int64_t>(emissions.shape(0)),
+                                      tokens));
+  } catch (const beam::BadFrame& bad) {
+    return nb::make_tuple(bad.frame, std::string(bad.what()));
+  }
+}
+
+// (ln of the best alignment, its class in each frame), or (frame, what is wrong)
+nb::tuple best_path(const Decoder& decoder, const Matrix& emissions,
+                    const std::vector<uint32_t>& tokens) {
+  try {
+    std::vector<uint32_t> path;
+    const double score = decoder.best_path(
+        emissions.data(), static_cast<int64_t>(emissions.shape(0)), tokens, path);
+    return nb::make_tuple(score, path);
+  } catch (const beam::BadFrame& bad) {
+    return nb::make_tuple(bad.frame, std::string(bad.what()));
+  }
+}
+
 // An utterance that comes in pieces.
 class Stream {
  public:
@@ -258,6 +282,8 @@ void bind_beam(nb::module_& m) {
            nb::keep_alive<1, 4>())
       .def_prop_ro("lexicon_size", &Decoder::lexicon_size)
       .def_prop_ro("words_skipped", &Decoder::words_skipped)
+      .def("ctc_score", &ctc_score, nb::arg("emissions"), nb::arg("tokens"))
+      .def("best_path", &best_path, nb::arg("emissions"), nb::arg("tokens"))
       .def("decode", &decode, nb::arg("emissions"), nb::arg("contexts"), nb::arg("threads"));
   nb::class_<Stream>(m, "BeamStream")
       .def(nb::init<const Decoder&, const std::vector<std::string>&>(), nb::arg("decoder"),

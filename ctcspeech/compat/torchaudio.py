@@ -36,7 +36,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ctcspeech.align.forced import forced_align
 from ctcspeech.decode.beam import WORD_START, BeamDecoder, BeamStream
 from ctcspeech.decode.hypothesis import Hypothesis
 from ctcspeech.lm.model import LanguageModel
@@ -135,11 +134,10 @@ class CTCDecoder:
         for item in found:
             if not len(emissions) or not math.isfinite(item.score):
                 continue
-            (best,) = forced_align(emissions.double(), item.tokens, blank=self.blank)
-            ctc_score = best.score
+            ctc_score, best = self._decoder.best_path(emissions, item)
             if self._log_add:
                 ctc_score = self._decoder.exact_ctc_score(emissions, item)
-            path = [self.silence, *best.path.tolist(), self.silence]
+            path = [self.silence, *best, self.silence]
             firsts = [i for i, k in enumerate(path) if i == 0 or k != path[i - 1]]
             steps = [i for i in firsts if path[i] != self.blank]
             results.append(

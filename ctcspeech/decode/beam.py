@@ -9,12 +9,17 @@
         print(stream.partial().text)
     print(stream.finish()[0].text)
 
-It searches for the labelling c with the highest
+It searches for the text c with the highest
 
     Q(c) = ln P_ctc(c | x) + lm_weight * ln P_lm(c) + word_score * word_count(c)
            + unk_score * unknown_words(c) + hot words
 
 (Hannun et al. 2014, section 3; natural logarithms) by prefix beam search (Graves 2012, section 7).
+
+P_ctc(c | x) is the probability of the text, the sum over all sequences of labels that are it once
+white space is normalised: separators before the first word and after the last, and several between
+two, make no difference, and pieces may write a word in any way. Where the language model is one
+over tokens it tells labellings apart, so that there c is a labelling, but for such separators.
 """
 
 import math
@@ -63,7 +68,9 @@ class PartialHypothesis:
     """What a stream makes of the frames so far. `text` begins with `final`."""
 
     text: str
-    final: str  # the leading words that no later frame can change
+    # The leading words that no later frame can change. Where n_best is above 1: of the reading that
+    # the search holds for the best; the finished list may begin with another that scores higher.
+    final: str
     tokens: list[int]
     score: float  # Q of the frames so far, the last word and the sentence's end not yet scored
     words: list[Word] = field(default_factory=list)
@@ -227,9 +234,9 @@ class BeamDecoder:
 
         With n_best 1, a hypothesis' `ctc_score` is the logarithm of the alignments that the search
         followed, a lower bound of ln P_ctc which pruning makes smaller; with more it is ln P_ctc,
-        but for alignments that hold under 1e-40 of its mass in some frame. The first
-        hypothesis is the same for any n_best, the others come in the order of their scores; now and
-        then one of them beats the first, where pruning misled the search. `lm_score` is exact.
+        but for alignments that hold under 1e-40 of its mass in some frame, and so a list may begin
+        with a better hypothesis than n_best 1 finds. `tokens` are the likeliest labelling that the
+        search met, without superfluous separators at the end. `lm_score` is exact.
         Where a closed vocabulary leaves no hypothesis with a complete last word, that word is left
         out. Where no hypothesis can produce a frame, the one up to it is returned, with score -inf.
 
@@ -279,17 +286,24 @@ class BeamDecoder:
         return sorted(rescored, key=lambda hypothesis: -hypothesis.score)
 
     def exact_ctc_score(self, emissions: Any, hypothesis: Hypothesis) -> float:
-        """ln P_ctc of a hypothesis' tokens over all alignments, by the forward algorithm (Graves et
-        al. 2006, section 4.1). emissions: (T, C)."""
-        from ctcspeech import ctc
-
+        """ln P_ctc of a hypothesis' text over all its labellings and their alignments, as Q has it,
+        by the forward algorithm (Graves et al. 2006, section 4.1) on a lattice of the labellings.
+        emissions: (T, C). Raises as `decode` does."""
         (rows,) = _matrices(emissions, None, len(self.labels))
-        targets = np.asarray(hypothesis.tokens, dtype=np.int64)
-        loss, _ = ctc.loss_and_grad(
-            rows[:, None].astype(np.float64), targets[None], [len(rows)], [len(targets)],
-            blank=self.blank, reduction="none",
-        )  # fmt: skip
-        return -float(np.asarray(loss).reshape(-1)[0])
+        answer = self._core.ctc_score(rows, list(hypothesis.tokens))
+        if isinstance(answer, tuple):
+            raise DecoderError(_bad_frame("emissions", answer))
+        return answer
+
+    def best_path(self, emissions: Any, hypothesis: Hypothesis) -> tuple[float, list[int]]:
+        """The natural logarithm of the likeliest alignment of a hypothesis' text (Viterbi), in any
+        of its labellings, and its label in each frame: T indices, blanks and separators, too.
+        emissions: (T, C). Raises as `decode` does."""
+        (rows,) = _matrices(emissions, None, len(self.labels))
+        score, path = self._core.best_path(rows, list(hypothesis.tokens))
+        if isinstance(path, str):
+            raise DecoderError(_bad_frame("emissions", (score, path)))
+        return score, path
 
     # -- inside ---------------------------------------------------------------------------------
 

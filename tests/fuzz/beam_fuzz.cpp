@@ -143,7 +143,7 @@ std::vector<Token> random_tokens(uint32_t& blank) {
   std::vector<Token> tokens;
   for (const char* letter : {"a", "b", "c", "d"})
     if (tokens.empty() || chance(80)) tokens.push_back({letter, false, false, false});
-  if (chance(70)) tokens.push_back({"", true, true, false});  // a separator
+  if (chance(70)) tokens.push_back({"", true, chance(80), false});  // a separator
   if (chance(30)) tokens.push_back({"ab", chance(50), false, false});
   if (chance(30)) tokens.push_back({"cd", chance(50), false, false});
   if (chance(20)) tokens.push_back({"\xC3", false, false, false});
@@ -213,7 +213,26 @@ std::vector<float> random_emissions(int64_t frames, int64_t classes) {
   return out;
 }
 
-// ln P_ctc by the forward algorithm in logarithms (Graves et al. 2006, section 4.1).
+// What a labelling is, by the letters of its words with -2 between them, or, where the language model
+// is one over tokens, by its tokens; the last element may be a gap to come.
+std::vector<int32_t> append(std::vector<int32_t> form, int32_t number, const Config& config) {
+  const Token& token = config.tokens[static_cast<size_t>(number)];
+  const bool separator = token.begins_word && token.text.empty();
+  const int32_t gap = config.lm_over_tokens ? number : -2;
+  if (separator) {
+    const bool nothing = form.empty() && (!config.lm_over_tokens || token.separates);
+    if (!nothing && (form.empty() || form.back() != gap)) form.push_back(gap);
+  } else if (config.lm_over_tokens) {
+    form.push_back(number);
+  } else {
+    if (token.begins_word && !form.empty() && form.back() != gap) form.push_back(gap);
+    for (const char byte : token.text) form.push_back(static_cast<uint8_t>(byte));
+  }
+  return form;
+}
+
+// ln P_ctc of what `labels` write: the forward algorithm in logarithms over every sequence of tokens
+// that begins it, one token after the other.
 double exact(const std::vector<float>& emissions, int64_t frames, const Config& config,
              const std::vector<int32_t>& labels) {
   const size_t classes = config.tokens.size();
@@ -221,26 +240,49 @@ double exact(const std::vector<float>& emissions, int64_t frames, const Config& 
     const double high = std::max(a, b);
     return high == -kInfinity ? high : high + std::log(std::exp(a - high) + std::exp(b - high));
   };
-  const size_t states = 2 * labels.size() + 1;
-  std::vector<double> alpha(states, -kInfinity), next(states);
-  alpha[0] = 0;
+  std::vector<int32_t> target;
+  for (const int32_t label : labels) target = append(target, label, config);
+  int32_t gap = -1;
+  for (size_t c = 0; c < classes; ++c) {
+    const Token& token = config.tokens[c];
+    if (c != config.blank && !token.skipped && token.begins_word && token.text.empty())
+      if (!config.lm_over_tokens || token.separates) gap = static_cast<int32_t>(c);
+  }
+  const size_t length = target.size();
+  if (gap >= 0) target = append(target, gap, config);  // may end in one
+  const size_t forms = target.size() + 1;
+  std::vector<std::vector<size_t>> next(forms, std::vector<size_t>(classes, forms));
+  for (size_t n = 0; n < forms; ++n) {
+    const std::vector<int32_t> form(target.begin(), target.begin() + static_cast<ptrdiff_t>(n));
+    for (size_t c = 0; c < classes; ++c) {
+      if (c == config.blank || config.tokens[c].skipped) continue;
+      const std::vector<int32_t> after = append(form, static_cast<int32_t>(c), config);
+      if (after.size() < forms && std::equal(after.begin(), after.end(), target.begin()))
+        next[n][c] = after.size();
+    }
+  }
+  // By what is written and the class of the last frame.
+  std::vector<std::vector<double>> alpha(forms, std::vector<double>(classes, -kInfinity));
+  alpha[0][config.blank] = 0;
   for (int64_t t = 0; t < frames; ++t) {
     const float* row = &emissions[static_cast<size_t>(t) * classes];
     const double highest = *std::max_element(row, row + classes);
     double norm = -kInfinity;
     for (size_t c = 0; c < classes; ++c) norm = add(norm, row[c] - highest);
-    for (size_t s = 0; s < states; ++s) {
-      double sum = t > 0 || s == 0 ? alpha[s] : -kInfinity;
-      if (t == 0 && s == 1) sum = 0;
-      if (t > 0 && s > 0) sum = add(sum, alpha[s - 1]);
-      if (t > 0 && s > 1 && s % 2 == 1 && labels[s / 2] != labels[s / 2 - 1])
-        sum = add(sum, alpha[s - 2]);
-      const float logit = row[s % 2 ? static_cast<size_t>(labels[s / 2]) : config.blank];
-      next[s] = sum + (logit - highest - norm);
-    }
-    alpha.swap(next);
+    std::vector<std::vector<double>> now(forms, std::vector<double>(classes, -kInfinity));
+    for (size_t n = 0; n < forms; ++n)
+      for (size_t last = 0; last < classes; ++last)
+        for (size_t c = 0; c < classes && alpha[n][last] > -kInfinity; ++c) {
+          const size_t to = c == last || c == config.blank ? n : next[n][c];
+          if (to == forms) continue;
+          now[to][c] = add(now[to][c], alpha[n][last] + (row[c] - highest - norm));
+        }
+    alpha.swap(now);
   }
-  return states > 1 ? add(alpha[states - 1], alpha[states - 2]) : alpha[0];
+  double total = -kInfinity;
+  for (size_t n = length; n < forms; ++n)
+    for (size_t c = 0; c < classes; ++c) total = add(total, alpha[n][c]);
+  return total;
 }
 
 void check(const std::vector<Hypothesis>& found, const Config& config,
@@ -259,6 +301,7 @@ void check(const std::vector<Hypothesis>& found, const Config& config,
   for (const Hypothesis& h : found) {
     require(!std::isnan(h.score) && h.score < kInfinity, "a score");
     require(texts.insert(h.text).second, "different texts");
+    require(&h == &found[0] || h.score <= (&h)[-1].score, "the best first");
     for (const WordResult& word : h.words)
       require(word.begin < word.end && word.end <= h.text.size(), "words within the text");
     for (const int32_t token : h.tokens)
