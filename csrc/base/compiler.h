@@ -1,7 +1,7 @@
 // Words of the compilers.
 #pragma once
 
-// CTC_UNROLL before a loop, CTC_INLINE before a function: as it says.
+// CTC_UNROLL before a loop, CTC_INLINE and CTC_APART (not inlined) before a function: as it says.
 #if defined(__CUDACC__)
 #define CTC_UNROLL _Pragma("unroll")
 #elif defined(__clang__)
@@ -13,8 +13,10 @@
 #endif
 #if defined(__GNUC__)
 #define CTC_INLINE __attribute__((always_inline)) inline
+#define CTC_APART __attribute__((noinline))
 #else
 #define CTC_INLINE inline
+#define CTC_APART
 #endif
 
 // CTC_SHARED: for the CPU and the GPU. CTC_DEVICE: part of a kernel, which CUDA runs on the device and

@@ -120,7 +120,7 @@ class InRegisters {
 
   // As forward, for so many blocks.
   template <int kBlocks, bool kFloor>
-  bool forward_of(int64_t first, int count, const Real* before, Real* rows_out,
+  CTC_APART bool forward_of(int64_t first, int count, const Real* before, Real* rows_out,
                          double& exponent) {
     States<kBlocks> s;
     s.load(before);
@@ -164,7 +164,7 @@ class InRegisters {
 
   // As backward, for so many blocks.
   template <int kBlocks, bool kPick>
-  bool backward_of(int64_t first, int count, const Real* alpha, double& exponent) {
+  CTC_APART bool backward_of(int64_t first, int count, const Real* alpha, double& exponent) {
     States<kBlocks> s;
     s.load(m.beta);
     typename V::Mask mask[kBlocks];
