@@ -8,6 +8,7 @@ __all__ = [
     "AlignmentError",
     "AlphabetError",
     "AudioError",
+    "BulkError",
     "CheckpointError",
     "ConfigError",
     "CtcSpeechError",
@@ -15,6 +16,7 @@ __all__ = [
     "FeatureError",
     "LanguageModelError",
     "ManifestError",
+    "StorageError",
     "TrainingError",
 ]
 
@@ -61,3 +63,11 @@ class DecoderError(CtcSpeechError):
 
 class AlignmentError(CtcSpeechError):
     """A text cannot be aligned with a recording."""
+
+
+class StorageError(CtcSpeechError):
+    """Storage (a disk, a bucket) cannot be reached, read or written."""
+
+
+class BulkError(CtcSpeechError):
+    """A bulk job cannot go on, or its folder is not what it must be."""

@@ -3,9 +3,11 @@
 import sys
 import time
 from types import TracebackType
-from typing import IO
+from typing import IO, TypeVar
 
 __all__ = ["Progress"]
+
+_Self = TypeVar("_Self", bound="Progress")
 
 
 class Progress:
@@ -84,7 +86,7 @@ class Progress:
         self.stream.write(self.line() + "\n")
         self.stream.flush()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(

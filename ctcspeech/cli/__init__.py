@@ -10,6 +10,7 @@ import typer
 
 from ctcspeech.cli import (
     align,
+    bulk,
     data,
     doctor,
     evaluate,
@@ -64,6 +65,7 @@ app.add_typer(data.app, name="data")
 app.command("train", help=train.HELP)(train.train)
 app.command()(evaluate.evaluate)
 app.command()(transcribe.transcribe)
+app.command()(bulk.bulk)
 app.command()(align.align)
 app.command()(listen.listen)
 app.command()(serve.serve)

@@ -27,6 +27,7 @@ from ctcspeech.files import atomic_write
 __all__ = [
     "Summary",
     "Utterance",
+    "parse_values",
     "read_lines",
     "read_manifest",
     "split_utterances",
@@ -249,6 +250,11 @@ def _parse(line: str, folder: Path, need_duration: bool) -> Utterance:
         raise ManifestError(f"not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ManifestError("a line must be a JSON object: {...}")
+    return parse_values(values, folder, need_duration)
+
+
+def parse_values(values: dict[str, Any], folder: Path, need_duration: bool = True) -> Utterance:
+    """The utterance of a line's keys and values. Raises ManifestError saying what is wrong."""
     audio = _take(values, "audio_filepath", str)
     features = _take(values, "features_filepath", str)
     if not audio and not features:
