@@ -23,13 +23,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from strings import SAMPLE_RATE, Digits, string_of
-from synthesize import synthesize, write_noises, write_rooms
+from synthesize import synthesize
 from voices import DIGITS
 
 from ctcspeech.audio.read import load
 from ctcspeech.data.manifest import Utterance, write_manifest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from acoustics import write_noises, write_rooms  # noqa: E402
 from fetch import fetch, unpack  # noqa: E402
 
 FSDD_URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/v1.0.9.zip"

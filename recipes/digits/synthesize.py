@@ -1,4 +1,4 @@
-"""Synthetic spoken digits, noises and rooms: all that the recipe needs where no data is at hand.
+"""Synthetic spoken digits: all that the recipe needs where no data is at hand.
 
 What is said by whom follows from a seed: utterance k of a set is drawn from (seed, k), whatever
 process makes it. (espeak-ng's voices flutter, so that the samples differ a little from run to run.)
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
-from espeak import Espeak
 from strings import join_with_pauses, trim
 from voices import DIGITS, ENGLISH, FOREIGN, TEST_VARIANTS, VARIANTS, spelling
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from espeak import Espeak  # noqa: E402
 
 SAMPLE_RATE = 8000
 
@@ -95,40 +98,3 @@ def synthesize(folder: Path, count: int, seed: int, jobs: int | None = None, tes
     # spawn: espeak-ng's state must not be shared between processes
     with multiprocessing.get_context("spawn").Pool(jobs or os.cpu_count()) as pool:
         yield from pool.imap(_write, tasks, chunksize=32)
-
-
-def write_noises(folder: Path, seconds: float = 20.0, seed: int = 0) -> None:
-    """Noises for augmentation: spectra falling with 0 to 2 powers of frequency, and mains hum."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, 1])
-    count = int(seconds * SAMPLE_RATE)
-    frequencies = np.fft.rfftfreq(count, 1 / SAMPLE_RATE)
-    for power in (0.0, 0.5, 1.0, 1.5, 2.0):
-        spectrum = np.fft.rfft(rng.standard_normal(count))
-        spectrum *= np.maximum(frequencies, 20.0) ** (-power / 2)
-        # A slow swell, as of traffic or a crowd
-        swell = np.interp(np.arange(count), np.linspace(0, count, 40), rng.uniform(0.3, 1.0, 40))
-        _write_noise(folder / f"power{power:.1f}.wav", np.fft.irfft(spectrum, count) * swell)
-    time = np.arange(count) / SAMPLE_RATE
-    for mains in (50, 60):
-        hum = sum(np.sin(2 * np.pi * mains * k * time + k) / k for k in range(1, 12))
-        _write_noise(folder / f"hum{mains}.wav", hum + 0.3 * rng.standard_normal(count))
-
-
-def _write_noise(path: Path, samples: np.ndarray) -> None:
-    soundfile.write(path, 0.3 * samples / np.abs(samples).max(), SAMPLE_RATE, subtype="PCM_16")
-
-
-def write_rooms(folder: Path, count: int = 24, seed: int = 0) -> None:
-    """Room impulse responses: a direct path, then noise that decays by 60 dB in 0.1 to 0.6 s."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([seed, 2])
-    for index in range(count):
-        reverberation = rng.uniform(0.1, 0.6)
-        time = np.arange(int(reverberation * SAMPLE_RATE)) / SAMPLE_RATE
-        tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / reverberation)
-        tail[: int(rng.uniform(0.001, 0.01) * SAMPLE_RATE)] = 0  # before the first reflection
-        direct_to_tail = 10 ** (rng.uniform(0, 15) / 20)
-        tail *= 1 / (direct_to_tail * np.sqrt(np.sum(tail**2)))
-        tail[0] = 1.0
-        soundfile.write(folder / f"room{index:02d}.wav", 0.5 * tail, SAMPLE_RATE, subtype="FLOAT")
