@@ -17,7 +17,16 @@ import soundfile
 from ctcspeech import read_manifest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-MODULES = ("espeak", "strings", "synthesize", "voices", "prepare", "fetch")
+MODULES = (
+    "acoustics",
+    "espeak",
+    "fetch",
+    "flite",
+    "prepare",
+    "strings",
+    "synthesize",
+    "voices",
+)
 
 
 @pytest.fixture
@@ -117,9 +126,9 @@ def test_a_spoken_string_is_as_long_as_its_digits_and_follows_from_its_seed(reci
 
 
 def test_noises_and_rooms(recipe, tmp_path):
-    synthesize = recipe("digits", "synthesize")
-    synthesize.write_noises(tmp_path / "noise", seconds=2.0)
-    synthesize.write_rooms(tmp_path / "rir", count=3)
+    acoustics = recipe("digits", "acoustics")
+    acoustics.write_noises(tmp_path / "noise", seconds=2.0)
+    acoustics.write_rooms(tmp_path / "rir", count=3)
     white, rate = soundfile.read(tmp_path / "noise" / "power0.0.wav")
     brown, _ = soundfile.read(tmp_path / "noise" / "power2.0.wav")
     assert rate == 8000 and len(white) == 16000

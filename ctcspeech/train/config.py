@@ -104,6 +104,12 @@ class TrainConfig(BaseModel):
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # of the loss, see ctc_loss
     delay_penalty: float = 0.0  # of the loss: above 0 labels come out earlier
     gradient_clip: float | None = Field(5.0, gt=0)  # Euclidean norm over all parameters
+    # Weight of the consistency between two differently masked views of each utterance (CR-CTC;
+    # published: 0.2, with wider time masks). A step then costs twice as much; 0 has one view.
+    consistency: float = Field(0.0, ge=0)
+    # Decay of the exponential moving average of the weights, which is then what is validated and
+    # kept; 0 takes none. 0.999 averages over the last thousand steps.
+    ema: float = Field(0.0, ge=0, lt=1)
     accumulate: int = Field(1, ge=1)  # batches for one step of the optimizer
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"  # cuda when there is one, else cpu

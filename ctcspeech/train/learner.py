@@ -21,7 +21,10 @@ from ctcspeech import cuda_built
 from ctcspeech.ctc.loss import ctc_loss, infeasible
 from ctcspeech.data.dataset import Batch
 from ctcspeech.errors import TrainingError
+from ctcspeech.model.deepspeech import AcousticModel
 from ctcspeech.train.config import RunConfig
+from ctcspeech.train.consistency import disagreement, two_views
+from ctcspeech.train.ema import MovingAverage
 from ctcspeech.train.log import Profile, Sums
 from ctcspeech.train.optimizer import Schedule, build_optimizer
 from ctcspeech.train.prepare import Materials
@@ -57,12 +60,19 @@ class Learner:
         if process.world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.network = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+        self.ema = MovingAverage(self.model, self.config.ema) if self.config.ema else None
+
+    @property
+    def judged(self) -> AcousticModel:
+        """The model that is validated and kept: the moving average, where one is taken."""
+        return self.model if self.ema is None else self.ema.model
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -70,6 +80,8 @@ class Learner:
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
 
     def autocast(self) -> Any:
         if self.precision is None:
@@ -86,11 +98,6 @@ class Learner:
             features, lengths = self.features(moved.inputs, moved.input_lengths)
             frames = self.model.output_lengths(lengths).cpu()
             bad = infeasible(batch.targets, frames, batch.target_lengths) | (frames < 1)
-            if not self.precomputed:  # those the dataset has masked
-                names = [utterance.id for utterance in batch.utterances]
-                features = self.augmenter.mask_batch(
-                    features, lengths, self.config.seed, epoch, names
-                )
         self.sums.utterances += len(batch)
         self.sums.seconds += batch.seconds
         self.audio_seconds += batch.seconds
@@ -104,7 +111,23 @@ class Learner:
         if not len(keep):
             return None
         moved.inputs, moved.input_lengths = features, lengths
+        with self.profile("features", sampled=True):
+            self.mask(moved, epoch)
         return moved
+
+    def mask(self, batch: Batch, epoch: int) -> None:
+        """SpecAugment; for consistency regularisation on each utterance twice, in two ways."""
+        inputs, lengths = batch.inputs, batch.input_lengths
+
+        def masked(view: str) -> Tensor:
+            names = [utterance.id + view for utterance in batch.utterances]
+            return self.augmenter.mask_batch(inputs, lengths, self.config.seed, epoch, names)
+
+        # Precomputed features have been masked by the dataset; views get masks of their own.
+        if self.config.consistency or not self.precomputed:
+            batch.inputs = masked("")
+        if self.config.consistency:
+            two_views(batch, masked("\0second"))
 
     def stand_in(self) -> Batch:
         """A batch without utterances, with which a process takes part in a step for which it has
@@ -158,7 +181,10 @@ class Learner:
             raise StepError(f"the loss is no finite number for {', '.join(names)}")
         self.sums.loss += float(values.double().sum())
         self.sums.labels += int(item.target_lengths.sum())
-        return losses.to(self.device)
+        losses = losses.to(self.device)
+        if config.consistency:
+            losses = losses + config.consistency * disagreement(emissions, lengths)
+        return losses
 
     def update(self, batches: Sequence[Batch]) -> float:
         """Clips the gradient and steps; returns the gradient's norm before clipping."""
@@ -172,6 +198,8 @@ class Learner:
             raise StepError(f"the gradient is no finite number ({norm}) for the batch of {names}")
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.ema is not None:
+            self.ema.update(self.model)
         return norm
 
 

@@ -411,7 +411,7 @@ class Trainer:
         numbers: dict[str, float] = {}
         if len(self.validation) and (last or (self.epoch + 1) % config.validate_every == 0):
             with self.profile("validation"):
-                numbers = self._validate(self._checkpoint(self.model, {}))
+                numbers = self._validate(self._checkpoint(self.learner.judged, {}))
             self._keep(numbers)
         self.learner.schedule.epoch_ended(numbers[config.select] if numbers else loss)
         if self.log is not None:
@@ -461,7 +461,7 @@ class Trainer:
                 numbers,
                 self.epoch + 1,
                 self.step,
-                lambda info: self._checkpoint(self.model, info),
+                lambda info: self._checkpoint(self.learner.judged, info),
                 write=not self.process.rank,
             )
 
@@ -505,7 +505,7 @@ class Trainer:
         if not self.best.items:
             if first:
                 info = {"epoch": self.epoch, "step": self.step}
-                save_checkpoint(result, self._checkpoint(self.model, info))
+                save_checkpoint(result, self._checkpoint(self.learner.judged, info))
             self.report(f"the model is in {result}")
             return result
         mean, numbers = None, None
@@ -522,7 +522,7 @@ class Trainer:
 
     def _shared(self, checkpoint: Checkpoint | None) -> Checkpoint:
         """Rank 0's checkpoint in all processes; the others' own weights are overwritten."""
-        own = checkpoint or self._checkpoint(self.model, {})
+        own = checkpoint or self._checkpoint(self.learner.judged, {})
         self.process.share_weights(own.model)
         return own
 
