@@ -263,6 +263,9 @@ def check(
         f"{report.utterances} utterances, {format_duration(report.seconds)} of audio: "
         + (f"{len(report.problems)} problems ({counts})" if counts else "nothing wrong")
     )
+    if report.frame_shift is not None:
+        shift, pace = report.frame_shift
+        print(f"a label takes {pace:.0f} ms in the median: frames of {shift:g} ms are proposed")
     if clean is not None:
         for path, utterances in report.good.items():
             target = clean if len(report.good) == 1 else clean / path.name

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ctcspeech.data.frame_shift import propose_frame_shift
 from ctcspeech.data.inputs import (
     extent_of_audio,
     extent_of_features,
@@ -60,6 +61,8 @@ class CheckReport:
     utterances: int
     seconds: float
     good: dict[Path, list[Utterance]]
+    # The longest frame shift of emissions that serves, and the median time of a label, in ms.
+    frame_shift: tuple[float, float] | None = None
 
 
 @dataclass
@@ -71,6 +74,7 @@ class _Entry:
     utterance: Utterance
     digest: bytes | None = None  # of what is read
     unread: float = 0.0  # seconds that the file has beyond the duration, where there is no offset
+    pace: tuple[Sequence[object], float] | None = None  # labels, and the seconds they take
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, kind: str, message: str) -> None:
@@ -133,6 +137,12 @@ def check_manifests(
     notes = _find_unread(entries) + _find_duplicates(entries)
     notes += _find_shared(entries, lambda utterance: utterance.speaker, "speakers")
     notes += _find_shared(entries, lambda utterance: utterance.text, "texts")
+    frames = propose_frame_shift(entry.pace for entry in entries if entry.pace)
+    if frames is not None and frames[0] < frame_shift_ms:
+        notes.append(
+            f"labels come every {frames[1]:.0f} ms in the median: frames of {frames[0]:g} ms are "
+            f"proposed in place of {frame_shift_ms:g} ms (model.time_stride)"
+        )
     good: dict[Path, list[Utterance]] = {path: [] for path in map(Path, paths)}
     for entry in entries:
         problems += entry.problems
@@ -141,7 +151,7 @@ def check_manifests(
     place = {path: i for i, path in enumerate(good)}
     problems.sort(key=lambda problem: (place[problem.manifest], problem.line))
     seconds = sum(entry.utterance.duration for entry in entries)
-    return CheckReport(problems, notes, len(entries), seconds, good)
+    return CheckReport(problems, notes, len(entries), seconds, good, frames)
 
 
 def _read(path: Path, problems: list[Problem]) -> list[_Entry]:
@@ -208,6 +218,7 @@ def _check_text(
         return
     if seconds is None:
         return
+    entry.pace = (labels, seconds)
     frames = int(seconds * 1000 / frame_shift_ms + 1e-6)
     repeats = sum(a == b for a, b in pairwise(labels))
     if len(labels) + repeats > frames:

@@ -13,6 +13,7 @@ from ctcspeech.audio.features import FeatureExtractor, FeatureStatistics
 from ctcspeech.ctc.loss import infeasible
 from ctcspeech.data.augment import Augmenter
 from ctcspeech.data.dataset import Item, SpeechDataset
+from ctcspeech.data.frame_shift import propose_frame_shift
 from ctcspeech.data.manifest import Utterance, read_manifest
 from ctcspeech.errors import AlphabetError, ConfigError, ManifestError, TrainingError
 from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
@@ -101,6 +102,7 @@ def prepare(
         )
 
     kept = keep_trainable(dataset(utterances), data, features.config, model, report)
+    report_coarse_frames(dataset(kept), features.config, model, report)
     augmenter = Augmenter(config.augment, features.config.sample_rate)
     return Materials(alphabet, features, model, dataset(kept), dataset(validation), augmenter)
 
@@ -211,6 +213,21 @@ def keep_trainable(
             "none of the training utterances can be trained on; `ctcspeech data check` says more"
         )
     return kept
+
+
+def report_coarse_frames(
+    dataset: SpeechDataset, features: FeatureConfig, model: AcousticModel, report: Report
+) -> None:
+    """Says so where the model's frames of emissions are too long for labels that come so fast."""
+    shift = features.shift_ms * model.subsampling
+    found = propose_frame_shift(
+        (dataset.encode(utterance).tolist(), utterance.duration) for utterance in dataset.utterances
+    )
+    if found is not None and found[0] < shift:
+        report(
+            f"a frame of emissions is {shift:g} ms, but labels come every {found[1]:.0f} ms in the "
+            f"median: frames of {found[0]:g} ms are proposed (model.time_stride)"
+        )
 
 
 def untrainable(

@@ -6,6 +6,10 @@
 #     bash recipes/reader/run.sh --data DIR         DIR/kathleen holds train, dev and test.jsonl
 #     bash recipes/reader/run.sh                    the same, DIR from $CTCSPEECH_DATA
 #
+# With `--base FOLDER` after these, the model starts from that of recipes/synthetic (its WORK), and
+# synthetic speech is mixed into the real one. With `--text FILE` (a sentence a line) a language model
+# is made of FILE and the training texts, and tuned on dev.
+#
 # Further arguments go to `ctcspeech train`: train.epochs=100
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,7 +24,7 @@ case "${1:-}" in
   *)
     kind=--data
     folder=${CTCSPEECH_DATA:-}
-    [ -n "$folder" ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+    [ -n "$folder" ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
     ;;
 esac
 
@@ -35,7 +39,38 @@ else
   ctcspeech data import "$importer" "$folder" "$data/all.jsonl" || [ -s "$data/all.jsonl" ]
   ctcspeech data split "$data/all.jsonl" "$data" --by text
 fi
+base=
+text=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --base) base=${2:?--base needs a folder}; shift 2 ;;
+    --text) text=${2:?--text needs a file}; shift 2 ;;
+    *) break ;;
+  esac
+done
+
 ctcspeech data stats "$data/train.jsonl"
-ctcspeech train "$here/reader.toml" --run "$work/run" --resume \
-  "data.train=$data/train.jsonl" "data.validation=$data/dev.jsonl" "$@"
-ctcspeech evaluate "$work/run" "$data/test.jsonl" --summary "$work/test.json"
+config=$here/reader.toml
+train="[\"$data/train.jsonl\"]"
+if [ -n "$base" ]; then
+  config=$here/reader_from_base.toml
+  # Twice as many utterances as there are real ones.
+  count=$((2 * $(wc -l < "$data/train.jsonl")))
+  head -n "$count" "$base/data/train.jsonl" > "$base/data/mixed.jsonl"
+  train="[\"$data/train.jsonl\", \"$base/data/mixed.jsonl\"]"
+  set -- "train.init_from=$base/run" "$@"
+fi
+ctcspeech train "$config" --run "$work/run" --resume \
+  "data.train=$train" "data.validation=$data/dev.jsonl" "$@"
+ctcspeech evaluate "$work/run" "$data/test.jsonl" --decoder greedy --summary "$work/test.json"
+if [ -n "$text" ]; then
+  python -c 'import json, sys; print(*(json.loads(s)["text"] for s in sys.stdin), sep="\n")' \
+    < "$data/train.jsonl" > "$work/train.txt"
+  python -c 'import json, sys; print(*(json.loads(s)["text"] for s in sys.stdin), sep="\n")' \
+    < "$data/dev.jsonl" > "$work/dev.txt"
+  ctcspeech lm build "$text" --order 3 --prune "0 0 1" -o "$work/text.arpa"
+  ctcspeech lm build "$work/train.txt" --order 3 --discount-fallback 0.5,1,1.5 -o "$work/train.arpa"
+  ctcspeech lm mix "$work/text.arpa" "$work/train.arpa" "$work/lm.bin" --text "$work/dev.txt"
+  ctcspeech tune "$work/run" "$data/dev.jsonl" --lm "$work/lm.bin" --trials 50
+  ctcspeech evaluate "$work/run" "$data/test.jsonl" --summary "$work/test_lm.json"
+fi

@@ -15,6 +15,8 @@ telephone line, once (--clean leaves that to `[augment]` while training, which c
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import os
 import subprocess
@@ -35,6 +37,7 @@ from voices import Voice, held_out, voices_of
 from ctcspeech.data.augment import AugmentConfig, Augmenter
 from ctcspeech.data.manifest import Utterance, read_manifest, write_manifest
 from ctcspeech.errors import AlphabetError
+from ctcspeech.files import atomic_write
 from ctcspeech.text.alphabet import Alphabet
 from ctcspeech.text.normalize import Normalizer
 
@@ -58,6 +61,7 @@ def main() -> None:
         write_noises(work / "noise", seed=arguments.seed, sample_rate=SAMPLE_RATE)
         write_rooms(work / "rir", seed=arguments.seed, sample_rate=SAMPLE_RATE)
     lines, letters = read_texts(arguments)
+    keep_settings(arguments, lines)
     Alphabet.from_text(["".join(sorted(letters)) + " "]).save(work / "alphabet.json")
     if len(lines) < 4 * HELD_OUT:
         sys.exit(f"{len(lines)} lines to speak are too few: {4 * HELD_OUT} are needed")
@@ -122,6 +126,24 @@ def read_texts(arguments: argparse.Namespace) -> tuple[list[str], set[str]]:
     if not kept:
         sys.exit(f"{arguments.text[0]} has no line of {least} to {most} words without digits")
     return kept, letters
+
+
+def keep_settings(arguments: argparse.Namespace, lines: list[str]) -> None:
+    """What is in the folder already goes on being used, but only by the settings that made it."""
+    names = ("language", "real_share", "test_voice", "clean", "seed")
+    settings = {name: getattr(arguments, name) for name in names}
+    settings["texts"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    path = arguments.work / "settings.json"
+    if path.exists():
+        before = json.loads(path.read_text())
+        changed = [name for name, value in settings.items() if before.get(name) != value]
+        if changed:
+            sys.exit(
+                f"{arguments.work} holds speech made with other settings ({', '.join(changed)}); "
+                "give another folder, or remove this one"
+            )
+    with atomic_write(path) as file:
+        json.dump(settings, file, indent=1)
 
 
 def choose_voices(arguments: argparse.Namespace) -> dict[str, list[Voice]]:
@@ -221,13 +243,16 @@ def speak_one(task: Task) -> Utterance:
     """Makes one utterance and writes it."""
     global _speaker, _augmenter
     arguments, part = task.arguments, task.part
-    _speaker = _speaker or Speaker()
     rng = np.random.default_rng([arguments.seed, PARTS[part], task.index])
     real = [voice for voice in task.voices if voice.engine != "espeak"]
     formant = [voice for voice in task.voices if voice.engine == "espeak"]
     from_real = rng.random() < arguments.real_share
     voices = (real if from_real else formant) or real or formant
     voice = voices[rng.integers(len(voices))]
+    path = arguments.work / part / f"{task.index:06d}.wav"
+    if path.exists():  # from a run that was stopped, or had fewer hours
+        return Utterance(path, soundfile.info(path).duration, task.text, str(voice))
+    _speaker = _speaker or Speaker()
     samples = _speaker.say(task.text, voice, rng)
     silences = rng.uniform(0.05, 0.35, 2) * SAMPLE_RATE
     samples = np.pad(samples, tuple(silences.astype(int)))
@@ -238,8 +263,8 @@ def speak_one(task: Task) -> Utterance:
     if not arguments.clean:
         _augmenter = _augmenter or Augmenter(disturbances(arguments.work), SAMPLE_RATE)
         samples = _augmenter(samples, arguments.seed, 0, f"{part}/{task.index}")
-    path = arguments.work / part / f"{task.index:06d}.wav"
-    soundfile.write(path, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16")
+    with atomic_write(path, "wb") as file:
+        soundfile.write(file, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     return Utterance(path, len(samples) / SAMPLE_RATE, task.text, str(voice))
 
 
