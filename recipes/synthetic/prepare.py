@@ -15,6 +15,7 @@ telephone line, once (--clean leaves that to `[augment]` while training, which c
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -52,8 +53,8 @@ PARTS = {"test": 0, "dev": 1, "train": 2}
 RARE = 1e-5  # a letter that is a smaller share of the text is another language's
 
 
-def main() -> None:
-    arguments = parse_arguments()
+def main(values: list[str] | None = None) -> None:
+    arguments = parse_arguments(values)
     started = time.monotonic()
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
@@ -181,11 +182,20 @@ def speak_part(
     tasks = [
         Task(arguments, part, index, chosen[index % len(chosen)], voices) for index in range(count)
     ]
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs or os.cpu_count()) as pool:
-        for number, made in enumerate(pool.imap(speak_one, tasks, chunksize=16), 1):
-            if number % 1000 == 0:
-                print(f"  {part}: {number} of {count} utterances", file=sys.stderr, flush=True)
-            yield made
+    for number, made in enumerate(spoken(tasks, arguments.jobs or os.cpu_count() or 1), 1):
+        if number % 1000 == 0:
+            print(f"  {part}: {number} of {count} utterances", file=sys.stderr, flush=True)
+        yield made
+
+
+def spoken(tasks: list[Task], jobs: int) -> Iterator[Utterance]:
+    """The utterances in order, made by so many processes (1: by this one)."""
+    if jobs == 1:
+        yield from map(speak_one, tasks)
+        return
+    # spawn: espeak-ng's and flite's state must not be shared between processes
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap(speak_one, tasks, chunksize=16)
 
 
 @dataclass(frozen=True)
@@ -235,13 +245,17 @@ def festival(text: str, voice: str, stretch: float) -> tuple[np.ndarray, int]:
         return soundfile.read(path, dtype="float32")
 
 
-_speaker: Speaker | None = None
-_augmenter: Augmenter | None = None
+_speaker: Speaker | None = None  # one in each process
+
+
+@functools.cache
+def augmenter(work: Path) -> Augmenter:
+    return Augmenter(disturbances(work), SAMPLE_RATE)
 
 
 def speak_one(task: Task) -> Utterance:
     """Makes one utterance and writes it."""
-    global _speaker, _augmenter
+    global _speaker
     arguments, part = task.arguments, task.part
     rng = np.random.default_rng([arguments.seed, PARTS[part], task.index])
     real = [voice for voice in task.voices if voice.engine != "espeak"]
@@ -261,8 +275,7 @@ def speak_one(task: Task) -> Utterance:
     floor = np.float32(0.3 * 10 ** (rng.uniform(-70, -45) / 20))
     samples = samples + floor * rng.standard_normal(len(samples)).astype(np.float32)
     if not arguments.clean:
-        _augmenter = _augmenter or Augmenter(disturbances(arguments.work), SAMPLE_RATE)
-        samples = _augmenter(samples, arguments.seed, 0, f"{part}/{task.index}")
+        samples = augmenter(arguments.work)(samples, arguments.seed, 0, f"{part}/{task.index}")
     with atomic_write(path, "wb") as file:
         soundfile.write(file, np.clip(samples, -1, 1), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     return Utterance(path, len(samples) / SAMPLE_RATE, task.text, str(voice))
