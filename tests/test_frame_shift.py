@@ -10,7 +10,7 @@ from ctcspeech.data.check import check_manifests
 from ctcspeech.data.frame_shift import propose_frame_shift
 from ctcspeech.data.manifest import Utterance, write_manifest
 from ctcspeech.train.config import load_config
-from ctcspeech.train.prepare import prepare
+from ctcspeech.train.prepare import Manifests, prepare
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,11 @@ def test_check_and_training_say_so(tmp_path):
 
     said = []
     overrides = ["model.time_stride=[4]", f"data.train={manifest}"]
-    prepare(load_config(tmp_path / "tones.toml", overrides), None, said.append)
+    config = load_config(tmp_path / "tones.toml", overrides)
+    prepare(config, Manifests.read(config.data), None, said.append)
     assert [line for line in said if "frames of 20 ms are proposed (model.time_stride)" in line]
     said.clear()
     overrides[0] = "model.time_stride=[2]"
-    prepare(load_config(tmp_path / "tones.toml", overrides), None, said.append)
+    config = load_config(tmp_path / "tones.toml", overrides)
+    prepare(config, Manifests.read(config.data), None, said.append)
     assert not [line for line in said if "proposed" in line]
