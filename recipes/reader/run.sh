@@ -54,8 +54,7 @@ config=$here/reader.toml
 train="[\"$data/train.jsonl\"]"
 if [ -n "$base" ]; then
   config=$here/reader_from_base.toml
-  # Twice as many utterances as there are real ones.
-  count=$((2 * $(wc -l < "$data/train.jsonl")))
+  count=$(wc -l < "$data/train.jsonl")  # as many as there are real ones
   head -n "$count" "$base/data/train.jsonl" > "$base/data/mixed.jsonl"
   train="[\"$data/train.jsonl\", \"$base/data/mixed.jsonl\"]"
   set -- "train.init_from=$base/run" "$@"
