@@ -69,9 +69,19 @@ def cuda_built() -> bool:
     return built()
 
 
+def _import(module: str, name: str) -> Any:
+    """The module of a public name. Raises MissingPackageError for a package that is an extra."""
+    try:
+        return import_module(f"{__name__}.{module}")
+    except ModuleNotFoundError as error:
+        from ctcspeech.extras import missing
+
+        raise missing(error, f"{__name__}.{name}") or error from error
+
+
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+        return getattr(_import(_PUBLIC[name], name), name)
     try:
         return import_module(f"{__name__}.{name}")  # a submodule: ctcspeech.ctc
     except ModuleNotFoundError as error:

@@ -16,6 +16,8 @@ __all__ = [
     "FeatureError",
     "LanguageModelError",
     "ManifestError",
+    "MissingPackageError",
+    "ModelError",
     "StorageError",
     "TrainingError",
 ]
@@ -47,6 +49,14 @@ class ConfigError(CtcSpeechError):
 
 class CheckpointError(CtcSpeechError):
     """A checkpoint is missing, damaged, or of a version that this release does not read."""
+
+
+class MissingPackageError(CtcSpeechError, ImportError):
+    """A package is not installed that this work needs; the message says which extra brings it."""
+
+
+class ModelError(CtcSpeechError):
+    """A model cannot be found, fetched, exported or used: what it is or gives is not as it must."""
 
 
 class TrainingError(CtcSpeechError):

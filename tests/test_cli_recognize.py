@@ -264,7 +264,7 @@ def test_calibrated_confidences_are_kept_with_the_model(run, folder, tmp_path, m
         return recognizer
 
     monkeypatch.setattr(ctcspeech.cli.evaluate, "load_recognizer", load)
-    monkeypatch.setattr("ctcspeech.model.checkpoint.find_checkpoint", lambda path: path)
+    monkeypatch.setattr("ctcspeech.recognize.load.model_folder", lambda path: path)
     texts = {"a.wav": "ab cd", "b.flac": "a", "sub/c.wav": "dd bb"}  # two of five are wrong
     manifest = tmp_path / "dev.jsonl"
     write_manifest(manifest, [Utterance(folder / k, 0.5, text) for k, text in texts.items()])

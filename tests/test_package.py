@@ -16,6 +16,7 @@ PACKAGE = Path(ctcspeech.__file__).parent
 # Rooms from the ground up: a module imports only from its own folder and from the rows above.
 ORDER = [
     ["_core", "errors", "files", "progress"],
+    ["extras"],
     ["pen"],
     ["audio", "text", "lm"],
     ["ctc"],

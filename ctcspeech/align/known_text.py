@@ -7,7 +7,6 @@ for transcript, emissions in recognizer.recording_emissions(["talk.flac"]):
         print(word.start, word.end, word.text)
 """
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +19,7 @@ from ctcspeech.emissions import Emissions
 from ctcspeech.errors import AlignmentError, AlphabetError
 from ctcspeech.recognize.transcript import Passage, Transcript
 from ctcspeech.text.alphabet import Alphabet
-from ctcspeech.text.normalize import Normalizer
+from ctcspeech.text.fitting import FittingNormalizer
 
 __all__ = ["AlignedText", "align_text"]
 
@@ -100,7 +99,7 @@ def align_text(
             f"emissions have {len(emissions.labels)} labels, the alphabet has {len(alphabet)}"
         )
     lines = [text] if isinstance(text, str) else list(text)
-    targets = _Targets(alphabet, normalizer or _fitting_normalizer(alphabet), skip)
+    targets = _Targets(alphabet, normalizer or FittingNormalizer(alphabet), skip)
     for line in lines:
         targets.add_line(line)
     labels = targets.finish()
@@ -203,18 +202,6 @@ class _Targets:
         return AlignedText(
             words, self.normalized, self.lines, frames, alignment, emissions, self.unknown
         )
-
-
-def _fitting_normalizer(alphabet: Alphabet) -> Normalizer:
-    """Letters in the case that the alphabet has, of punctuation what it has."""
-    characters = set("".join(alphabet.labels[: alphabet.blank]))
-    characters |= set("".join(alphabet.labels[alphabet.blank + 1 :]))
-    upper = any(c.isupper() for c in characters)
-    lower = any(c.islower() for c in characters)
-    marks = "".join(sorted(c for c in characters if unicodedata.category(c)[0] in "PS"))
-    if upper and not lower:
-        return Normalizer(case="upper", keep=marks)
-    return Normalizer(case="keep" if upper else "lower", keep=marks)
 
 
 def _explain(error: AlignmentError, labels: list[int], frames: int) -> str:

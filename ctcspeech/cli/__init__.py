@@ -14,6 +14,7 @@ from ctcspeech.cli import (
     data,
     doctor,
     evaluate,
+    export,
     listen,
     lm,
     plot,
@@ -72,6 +73,7 @@ app.command()(serve.serve)
 app.command()(plot.plot)
 app.add_typer(lm.app, name="lm")
 app.command()(tune.tune)
+app.command()(export.export)
 app.command()(doctor.doctor)
 
 
@@ -86,6 +88,14 @@ def main() -> None:
         app()
     except CtcSpeechError as error:
         print(f"ctcspeech: {error}", file=sys.stderr)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        from ctcspeech.extras import missing
+
+        found = missing(error, "this command")
+        if found is None:
+            raise
+        print(f"ctcspeech: {found}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("ctcspeech: interrupted", file=sys.stderr)

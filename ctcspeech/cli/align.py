@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ctcspeech.cli import decoder_options as decoding
 from ctcspeech.cli.decoder_options import load_recognizer
 from ctcspeech.cli.output import FORMAT_HELP, Format, make_writer, open_output, subtitle_limits
 from ctcspeech.progress import Progress
@@ -36,7 +37,7 @@ class Units(str, Enum):
 
 
 def align(
-    model: Path = typer.Argument(..., metavar="MODEL", help="A run or a checkpoint folder."),
+    model: str = decoding.MODEL,
     inputs: list[str] = typer.Argument(
         ...,
         metavar="INPUT...",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ctcspeech.extras import require
+
 if TYPE_CHECKING:
     from ctcspeech.decode.settings import DecoderSettings
     from ctcspeech.recognize.recognizer import Recognizer
@@ -36,6 +38,12 @@ class LmUnit(str, Enum):
     token = "token"
 
 
+MODEL = typer.Argument(
+    ...,
+    metavar="MODEL",
+    help="A run or checkpoint folder, an ONNX model or its folder, a folder or hf:owner/name of "
+    "transformers, torchaudio:NAME.",
+)
 # The options, as defaults of the verbs' arguments.
 DECODER = typer.Option(
     DecoderName.auto,
@@ -115,17 +123,17 @@ def memory_trimmer() -> Callable[[], None]:
     return lambda: None
 
 
-def load_recognizer(model: Path, device: str, threads: int | None) -> "Recognizer":
+def load_recognizer(model: str, device: str, threads: int | None) -> "Recognizer":
     """The recogniser; a device that there is not is wrong usage."""
-    import torch
-
     from ctcspeech.recognize.recognizer import Recognizer
 
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
-        reason = str(error).strip().split("\n")[0]
-        raise typer.BadParameter(f"--device {device}: {reason}") from error
+    if device != "cpu":
+        torch = require("torch", f"--device {device}")
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter where torch has no CUDA
+            reason = str(error).strip().split("\n")[0]
+            raise typer.BadParameter(f"--device {device}: {reason}") from error
     return Recognizer.load(model, device, threads)
 
 

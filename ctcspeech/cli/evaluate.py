@@ -27,7 +27,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: Path = typer.Argument(..., metavar="MODEL", help="A run or a checkpoint folder."),
+    model: str = decoding.MODEL,
     manifest: Path = typer.Argument(
         ..., metavar="MANIFEST", help="JSON lines with audio_filepath and text."
     ),
@@ -103,7 +103,7 @@ def evaluate(
     if summary is not None:
         values = {
             "ctcspeech": __version__,
-            "model": str(model),
+            "model": model,
             "manifest": str(manifest),
             "decoder": decoder_kind(made),
             **evaluation.to_dict(),
@@ -118,17 +118,17 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _calibrate(model: Path, decoder: "Decoder", evaluation: "Evaluation") -> str:
+def _calibrate(model: str, decoder: "Decoder", evaluation: "Evaluation") -> str:
     """Fits, keeps the fit with the model, and says what it changes."""
     from ctcspeech.decode.confidence import calibration_error, fit, save_calibration
-    from ctcspeech.model.checkpoint import find_checkpoint
+    from ctcspeech.recognize.load import model_folder
     from ctcspeech.recognize.transcript import decoder_kind
 
     confidences, correct = evaluation.confidences
     if not confidences:
         return "no word was recognised with a confidence: nothing to calibrate"
     calibration = fit(confidences, correct)
-    folder = find_checkpoint(model)
+    folder = model_folder(model)
     save_calibration(folder, decoder_kind(decoder), calibration)
     after = calibration_error([calibration(value) for value in confidences], correct)
     before = calibration_error(confidences, correct)

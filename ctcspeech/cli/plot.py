@@ -25,9 +25,7 @@ def plot(
         None, help="In place of a recording: alpha, beta and occupation of this short text."
     ),
     frames: int | None = typer.Option(None, min=1, help="With --example: so many frames."),
-    model: Path | None = typer.Option(
-        None, help="The run or checkpoint folder that listens to the recording."
-    ),
+    model: str | None = typer.Option(None, help="The MODEL that listens to the recording."),
     text: Path | None = typer.Option(None, help="Its text, to be aligned and drawn as trellis."),
     text_string: str | None = typer.Option(None, help="The text itself."),
     start: float = typer.Option(0.0, "--from", min=0.0, help="Draw from this second on."),
@@ -113,7 +111,7 @@ def _read(path: Path) -> str:
 
 
 def _recording(
-    path: Path, model: Path, device: str, text: str | None, start: float, end: float | None
+    path: Path, model: str, device: str, text: str | None, start: float, end: float | None
 ) -> "Figure":
     from ctcspeech import audio
     from ctcspeech.align.known_text import align_text

@@ -29,7 +29,7 @@ _COUNTED = 2000  # files whose lengths are looked up beforehand, for the time le
 
 
 def transcribe(
-    model: Path = typer.Argument(..., metavar="MODEL", help="A run or a checkpoint folder."),
+    model: str = decoding.MODEL,
     inputs: list[str] = typer.Argument(
         ...,
         metavar="INPUT...",

@@ -28,7 +28,7 @@ class VocabularyKind(str, Enum):
 
 
 def tune(
-    model: Path = typer.Argument(..., metavar="MODEL", help="A run or a checkpoint folder."),
+    model: str = decoding.MODEL,
     manifest: Path = typer.Argument(
         ..., metavar="DEV_MANIFEST", help="JSON lines with audio_filepath and text; no test data."
     ),
@@ -66,7 +66,7 @@ def tune(
     from ctcspeech.data.manifest import read_manifest
     from ctcspeech.evaluate.tune import require_optuna
     from ctcspeech.evaluate.tune import tune as run
-    from ctcspeech.model.checkpoint import find_checkpoint
+    from ctcspeech.recognize.load import model_folder
 
     require_optuna()
     utterances = read_manifest(manifest)
@@ -97,7 +97,7 @@ def tune(
             file=sys.stderr,
         )
         raise typer.Exit(1)
-    folder = find_checkpoint(model)
+    folder = model_folder(model)
     _keep(tuning, settings, folder, reference_lm)
     print(f"kept in {folder / 'decoder.json'}, drawn in {folder / 'tune.png'}")
     if tuning.interrupted:

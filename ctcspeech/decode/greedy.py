@@ -85,7 +85,7 @@ def word_spans(alphabet: Alphabet, tokens: Sequence[int]) -> list[tuple[int, int
     Words end at the separator (`alphabet.space`); with SentencePiece they begin at a piece that is
     marked so. Where an alphabet has neither, all tokens are one word.
     """
-    pieces = alphabet.kind == "sentencepiece"
+    pieces = alphabet.has_pieces
     spans: list[tuple[int, int]] = []
     first = 0
     for i, token in enumerate(tokens):

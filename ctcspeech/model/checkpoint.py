@@ -17,12 +17,9 @@ and MAY hold
 It is written to a temporary folder that is renamed. Another version is refused.
 """
 
-import contextlib
 import json
 import os
-import secrets
 import shutil
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from ctcspeech import __version__
 from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics
 from ctcspeech.errors import AlphabetError, CheckpointError, FeatureError
 from ctcspeech.model.deepspeech import AcousticModel, ModelConfig, build_model
+from ctcspeech.model.folder import find_checkpoint, new_folder, read_json, recover
 from ctcspeech.text.alphabet import Alphabet
 
 __all__ = [
@@ -49,7 +47,6 @@ __all__ = [
 ]
 
 FORMAT, VERSION = "ctcspeech checkpoint", 1
-ATTEMPTS = 20  # at reading a checkpoint that is being replaced
 
 
 @dataclass
@@ -152,27 +149,6 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def find_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The folder of a checkpoint, given itself or the folder of a run. Nothing is written: while a
-    checkpoint is being replaced, the old one is found where `new_folder` has put it."""
-    path = Path(path)
-    for _ in range(ATTEMPTS):
-        for folder in (path, path / "model", path / "checkpoints" / "last"):
-            for place in (folder, aside(folder)):
-                if (place / "config.json").is_file():
-                    return place
-        if not aside(path).exists():
-            break
-        time.sleep(0.01)  # between two renames of the process that writes it
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint {path}: no such file or folder")
-    if not path.is_dir():
-        raise CheckpointError(f"{path} is a file; a checkpoint is a folder with config.json")
-    raise CheckpointError(
-        f"{path} is no checkpoint: it has no config.json, and no folder model of a run"
-    )
-
-
 def load_weights(model: AcousticModel, file: Path) -> None:
     """Fills `model` with the tensors of a file; names and shapes must be exactly its own."""
     weights = read_tensors(file)
@@ -205,57 +181,3 @@ def read_tensors(file: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{file} is missing") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{file} is damaged: it must hold a JSON object")
-    return values
-
-
-@contextlib.contextmanager
-def new_folder(folder: Path) -> Any:
-    """A temporary folder that takes the place of `folder` when the block ends well.
-
-    A folder cannot replace another in one step: the old one is moved aside first, where readers
-    find it, and `recover` moves it back should the process end just then.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for file in temporary.iterdir():
-            with open(file, "rb") as opened:
-                os.fsync(opened.fileno())
-        if folder.exists():
-            shutil.rmtree(aside(folder), ignore_errors=True)
-            folder.rename(aside(folder))
-        temporary.rename(folder)
-        shutil.rmtree(aside(folder), ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.exists() and aside(folder).is_dir():
-            aside(folder).rename(folder)
-        raise
-
-
-def aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
-def recover(folder: Path) -> None:
-    """Mends what a process left that was ended while it wrote this checkpoint: for the process that
-    will write it next, never for readers."""
-    if not folder.exists() and aside(folder).is_dir():
-        aside(folder).rename(folder)
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
-    if folder.exists():
-        shutil.rmtree(aside(folder), ignore_errors=True)

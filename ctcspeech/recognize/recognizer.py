@@ -16,10 +16,11 @@ from ctcspeech.decode.greedy import GreedyDecoder
 from ctcspeech.decode.settings import DecoderSettings
 from ctcspeech.emissions import Emissions, Emitter
 from ctcspeech.recognize.emitter import Workers
+from ctcspeech.recognize.load import load_emitter
 from ctcspeech.recognize.stretches import Portion, Source, read_stretches, recording_emissions
 from ctcspeech.recognize.transcript import Decoder, Passage, Transcript, decoder_kind, moved
 from ctcspeech.text.alphabet import Alphabet
-from ctcspeech.text.normalize import Normalizer
+from ctcspeech.text.fitting import FittingNormalizer
 
 if TYPE_CHECKING:
     import torch
@@ -63,8 +64,27 @@ class Recognizer:
         device: "str | torch.device" = "cpu",
         threads: int | None = None,
     ) -> "Recognizer":
-        """The recogniser that `model` names: a run or a checkpoint folder."""
-        return cls.from_checkpoint(model, device, threads)
+        """The recogniser of a MODEL: a run or checkpoint, an ONNX model, a folder or a hub's model
+        of transformers; see `ctcspeech.recognize.load`.
+
+        Raises CheckpointError or ModelError saying what is missing or damaged.
+        """
+        loaded = load_emitter(model, str(device))
+        normalizer: Callable[[str], str] | None = None
+        if loaded.normalizer is not None:
+            from ctcspeech.text.normalize import Normalizer
+
+            normalizer = Normalizer.model_validate(loaded.normalizer)
+        elif not loaded.own:
+            normalizer = FittingNormalizer(loaded.emitter.alphabet)
+        folder = loaded.folder
+        return cls(
+            loaded.emitter,
+            threads=threads,
+            normalizer=normalizer,
+            calibrations=None if folder is None else load_calibrations(folder),
+            settings=None if folder is None else DecoderSettings.find(folder),
+        )
 
     @classmethod
     def from_checkpoint(
@@ -73,24 +93,8 @@ class Recognizer:
         device: "str | torch.device" = "cpu",
         threads: int | None = None,
     ) -> "Recognizer":
-        """The recogniser of a run (its best checkpoint) or of a checkpoint folder.
-
-        Raises CheckpointError saying what is missing or damaged.
-        """
-        from ctcspeech.model.checkpoint import find_checkpoint, read_json
-        from ctcspeech.recognize.checkpoint import CheckpointEmitter
-
-        emitter = CheckpointEmitter.load(path, device)
-        folder = find_checkpoint(path)
-        config = read_json(folder / "config.json").get("config") or {}
-        rules = (config.get("data") or {}).get("normalizer")
-        return cls(
-            emitter,
-            threads=threads,
-            normalizer=None if rules is None else Normalizer.model_validate(rules),
-            calibrations=load_calibrations(folder),
-            settings=DecoderSettings.find(folder),
-        )
+        """`load`, by the name it has for runs and checkpoints."""
+        return cls.load(path, device, threads)
 
     @property
     def alphabet(self) -> Alphabet:

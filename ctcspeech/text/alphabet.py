@@ -2,7 +2,8 @@
 
 Three kinds. *characters*: one label a Unicode character; *bytes*: the 256 bytes of UTF-8, any
 language and no unknown character; *sentencepiece*: pieces of words (Kudo and Richardson 2018), the
-trained model inside the alphabet, so that nothing else is needed beside it.
+trained model inside the alphabet, so that nothing else is needed beside it. A fourth, *pieces*, is
+of other toolkits' models, whose pieces are known but not how a text is divided into them.
 
     alphabet = Alphabet.from_text(["hello world", "it's me"])
     ids = alphabet.encode("hello")
@@ -10,8 +11,8 @@ trained model inside the alphabet, so that nothing else is needed beside it.
     alphabet.decode(alphabet.collapse(path))    # of a network's path, one label a frame
 
 The file is JSON: `format` (always "ctcspeech-alphabet") and `version` MUST be there; `kind`,
-`blank`, and by kind `labels` and `separator` (characters) or `model` (sentencepiece, base64 of the
-model file). A reader MUST refuse a version that it does not know.
+`blank`, and by kind `labels` (pieces), `labels` and `separator` (characters) or `model`
+(sentencepiece, base64 of the model file). A reader MUST refuse a version that it does not know.
 """
 
 import base64
@@ -33,7 +34,7 @@ __all__ = ["BLANK_LABEL", "Alphabet", "describe_character"]
 
 FORMAT = "ctcspeech-alphabet"
 VERSION = 1
-KINDS = ("characters", "bytes", "sentencepiece")
+KINDS = ("characters", "bytes", "sentencepiece", "pieces")
 BLANK_LABEL = "<blank>"
 WORD_START = "▁"  # SentencePiece's mark of a word's first piece
 BYTE_LABEL = re.compile(r"<0x([0-9A-F]{2})>")
@@ -161,6 +162,30 @@ class Alphabet:
         return alphabet
 
     @classmethod
+    def of_pieces(cls, labels: Sequence[str], blank: int) -> "Alphabet":
+        """Pieces of words, ▁ marking a word's beginning, the blank among them at index `blank`.
+
+        Raises AlphabetError when labels repeat or are empty.
+        """
+        labels = list(labels)
+        if not 0 <= blank < len(labels):
+            raise AlphabetError(
+                f"blank must be an index into the {len(labels)} labels, got {blank}"
+            )
+        others = Counter(label for i, label in enumerate(labels) if i != blank)
+        wrong = [label for label, count in others.items() if count > 1 or not label]
+        if wrong:
+            raise AlphabetError(f"these labels are empty or stand in the alphabet twice: {wrong}")
+        alphabet = cls.__new__(cls)
+        alphabet._setup("pieces", labels, blank)
+        return alphabet
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether ▁ within a label marks a word's beginning."""
+        return self.kind in ("sentencepiece", "pieces")
+
+    @classmethod
     def _train_pieces(
         cls, texts: Iterable[str], size: int, blank: int, model_type: str
     ) -> "Alphabet":
@@ -200,6 +225,8 @@ class Alphabet:
             return [self._from_byte(byte) for byte in text.encode("utf-8")]
         if self.kind == "sentencepiece":
             return self._encode_pieces(text)
+        if self.kind == "pieces":
+            return self._fewest_pieces(text)
         if self.separator != " ":
             text = text.replace(" ", self.separator)
         try:
@@ -211,7 +238,10 @@ class Alphabet:
         """The characters of `text` that the alphabet cannot write, each once."""
         if self.kind == "bytes":
             return []
-        if self.kind == "sentencepiece":
+        if self.kind == "pieces":
+            writable = set("".join(self._index))
+            found = [c for c in text if c not in writable and c != " "]
+        elif self.kind == "sentencepiece":
             processor = self._pieces_processor()
             ids, pieces = processor.encode(text, out_type=int), processor.encode(text, out_type=str)
             unknown = [p for i, p in zip(ids, pieces, strict=True) if processor.is_unknown(i)]
@@ -229,7 +259,7 @@ class Alphabet:
         labels = [self.labels[i] for i in ids if i != self.blank]
         if self.kind == "bytes":
             return b"".join(_label_byte(label) for label in labels).decode("utf-8", "replace")
-        if self.kind == "sentencepiece":
+        if self.has_pieces:
             return _join_pieces(labels)
         text = "".join(labels)
         return text.replace(self.separator, " ") if self.separator != " " else text
@@ -256,6 +286,28 @@ class Alphabet:
             return [self._index[piece] for piece in pieces]
         except KeyError:
             raise self._unknown(text) from None
+
+    def _fewest_pieces(self, text: str) -> list[int]:
+        """The division of each word into the fewest pieces, of these the one with the longest
+        first ones. (What the model was trained on is not known; it is most often this one.)"""
+        ids: list[int] = []
+        longest = max(map(len, self._index))
+        for word in text.split():
+            marked = WORD_START + word
+            count = [0.0] * len(marked) + [0.0]
+            step = [0] * len(marked)
+            for first in range(len(marked) - 1, -1, -1):
+                count[first] = float("inf")
+                for last in range(min(len(marked), first + longest), first, -1):
+                    if marked[first:last] in self._index and 1 + count[last] < count[first]:
+                        count[first], step[first] = 1 + count[last], last
+            if count[0] == float("inf"):
+                raise self._unknown(text)
+            place = 0
+            while place < len(marked):
+                ids.append(self._index[marked[place : step[place]]])
+                place = step[place]
+        return ids
 
     def _pieces_processor(self) -> Any:
         if self._processor is None:
@@ -287,6 +339,8 @@ class Alphabet:
             assert self._model is not None
             values["model"] = base64.b64encode(self._model).decode("ascii")
             values["labels"] = list(self.labels)  # decoding needs no sentencepiece
+        elif self.kind == "pieces":
+            values["labels"] = list(self.labels)
         return values
 
     @classmethod
@@ -315,6 +369,8 @@ class Alphabet:
             if not isinstance(separator, str):
                 raise AlphabetError(f'"separator" must be a string, got {separator!r}')
             return cls(labels, blank, separator)
+        if kind == "pieces":
+            return cls.of_pieces(labels, blank)
         if not 0 <= blank < len(labels):
             raise AlphabetError(f'"blank" must be an index into "labels", got {blank}')
         alphabet = cls.__new__(cls)

@@ -1,0 +1,1 @@
+"""Models of other runtimes and toolkits, in and out."""

@@ -1,0 +1,259 @@
+"""Exported models against torch: every architecture, any length, any batch, alone or padded."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from ctcspeech.audio.feature_config import FeatureConfig
+from ctcspeech.audio.features import FeatureExtractor, FeatureStatistics
+from ctcspeech.cli import app
+from ctcspeech.data.manifest import Utterance, write_manifest
+from ctcspeech.decode.settings import DecoderSettings
+from ctcspeech.errors import ModelError
+from ctcspeech.exchange.export import check_export, export, onnx_model
+from ctcspeech.exchange.onnx_model import OnnxEmitter
+from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
+from ctcspeech.model.deepspeech import DeepSpeech1Config, DeepSpeech2Config, build_model
+from ctcspeech.recognize.checkpoint import CheckpointEmitter
+from ctcspeech.recognize.recognizer import Recognizer
+from ctcspeech.text.alphabet import Alphabet
+
+ALPHABET = Alphabet(["<blank>", " ", *"abcdefgh"])
+RATE = 8000
+ONE = {"convolution": "1d", "channels": [12], "time_width": [5], "time_stride": [2], "hidden": 9}
+TWO = {"channels": [3, 4], "time_width": [5, 3], "frequency_width": [5, 3], "hidden": 8}
+MODELS = {
+    "gru": DeepSpeech2Config(**ONE, layers=2),
+    "gru concat": DeepSpeech2Config(**ONE, layers=2, merge="concat"),
+    "lstm": DeepSpeech2Config(**ONE, layers=2, recurrent="lstm"),
+    "rnn": DeepSpeech2Config(**ONE, layers=2, recurrent="rnn", clip=0.7),
+    "no batch norm": DeepSpeech2Config(**ONE, layers=1, batch_norm=False),
+    "2d": DeepSpeech2Config(**TWO, time_stride=[2, 1], frequency_stride=[2, 2], layers=1),
+    "2d stride 4": DeepSpeech2Config(**TWO, time_stride=[2, 2], frequency_stride=[2, 1], layers=1),
+    "forward": DeepSpeech2Config(**ONE, layers=2, bidirectional=False, lookahead=3),
+    "forward lstm": DeepSpeech2Config(**ONE, layers=1, bidirectional=False, recurrent="lstm"),
+    "forward rnn, no lookahead": DeepSpeech2Config(
+        **ONE, layers=1, bidirectional=False, recurrent="rnn", lookahead=0
+    ),
+    "deepspeech1": DeepSpeech1Config(hidden=10, context=3, stride=3, clip=1.5),
+}
+FEATURES = {
+    "corpus": {"num_bins": 20},
+    "utterance": {"num_bins": 20, "normalization": "utterance"},
+    "mel, deltas": {"kind": "mel", "num_bins": 12, "deltas": 2, "normalization": "none"},
+    "spectrogram": {"kind": "spectrogram", "energy": False, "normalization": "utterance"},
+    "nemo": {"preset": "nemo", "num_bins": 20, "fft_size": 256},
+    "kaldi": {"preset": "kaldi", "num_bins": 20, "fft_size": 256, "high_frequency": 3600.0},
+}
+
+
+def signals(seed=0):
+    """Of many lengths: nothing, less than a window, one frame, and more."""
+    generator = np.random.default_rng(seed)
+    lengths = [0, 1, 159, 160, 161, 239, 240, 400, 1601, *generator.integers(2000, 24000, 7)]
+    loudness = generator.uniform(0.003, 0.4, len(lengths))
+    return [
+        (scale * generator.standard_normal(length)).astype(np.float32)
+        for scale, length in zip(loudness, lengths, strict=True)
+    ]
+
+
+def checkpoint_of(model_config, seed=3, **feature_values):
+    torch.manual_seed(seed)
+    features = FeatureExtractor(FeatureConfig(sample_rate=RATE, **feature_values))
+    if features.config.normalization == "corpus":
+        statistics = FeatureStatistics(features.num_features)
+        noise = 0.1 * torch.randn(1, 40000)
+        statistics.accumulate(*features.raw(noise, torch.tensor([40000])))
+        features.set_statistics(statistics)
+    model = build_model(model_config, features.num_features, len(ALPHABET))
+    for module in model.modules():  # as after training: no norm is the identity
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2.0)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+    return Checkpoint(model.eval(), features.eval(), ALPHABET, {}, {})
+
+
+def saved(tmp_path, checkpoint):
+    save_checkpoint(tmp_path / "model", checkpoint)
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_equals_torch(tmp_path, name):
+    checkpoint = checkpoint_of(MODELS[name], **FEATURES["corpus"])
+    file = tmp_path / "model.onnx"
+    onnx.save(onnx_model(checkpoint), file)
+    assert check_export(checkpoint, file, signals()) < 1e-4
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_every_front_end_equals_torch(tmp_path, name):
+    checkpoint = checkpoint_of(MODELS["gru"], **FEATURES[name])
+    file = tmp_path / "model.onnx"
+    onnx.save(onnx_model(checkpoint), file)
+    assert check_export(checkpoint, file, signals()) < 1e-4
+
+
+def test_the_graph_itself_pads_and_batches(tmp_path):
+    # Not by OnnxEmitter: whatever follows the end of a recording, its frames are the same.
+    checkpoint = checkpoint_of(MODELS["gru"], **FEATURES["utterance"])
+    graph = onnx_model(checkpoint).SerializeToString()
+    session = onnxruntime.InferenceSession(graph)
+    items = signals()[3:]
+    lengths = np.array([len(item) for item in items])
+    padded = np.full((len(items), lengths.max() + 777), 0.5, np.float32)
+    for row, item in zip(padded, items, strict=True):
+        row[: len(item)] = item
+    together, counts = session.run(None, {"audio": padded, "lengths": lengths})
+    assert together.shape[1] == counts.max()
+    for item, rows, count in zip(items, together, counts, strict=True):
+        feed = {"audio": item[None], "lengths": np.array([len(item)])}
+        (alone,), _ = session.run(None, feed)
+        assert len(alone) == count
+        np.testing.assert_allclose(rows[:count], alone, atol=2e-5)
+
+
+def test_int8_is_near_and_smaller(tmp_path):
+    config = DeepSpeech2Config(**{**ONE, "hidden": 128}, layers=2)
+    checkpoint = checkpoint_of(config, **FEATURES["corpus"])
+    exported = export(saved(tmp_path, checkpoint), tmp_path / "out", int8=True, samples=signals())
+    small, whole = (tmp_path / "out" / f"model{k}.onnx" for k in (".int8", ""))
+    assert 3.0 * small.stat().st_size < whole.stat().st_size
+    assert exported.difference["model.onnx"] < 1e-4
+    assert 0 < exported.difference["model.int8.onnx"] < 0.1
+    # What it says does not depend on the batch either: its activations are not quantised.
+    emitter = OnnxEmitter.load(small)
+    together = emitter.compute(signals())
+    for item, rows in zip(signals(), together, strict=True):
+        np.testing.assert_allclose(rows, emitter.compute([item])[0], atol=2e-5)
+
+
+def test_precomputed_features(tmp_path):
+    features = FeatureExtractor(
+        FeatureConfig(kind="precomputed", num_features=13, deltas=1, normalization="utterance")
+    )
+    torch.manual_seed(0)
+    model = build_model(MODELS["gru"], features.num_features, len(ALPHABET)).eval()
+    folder = saved(tmp_path, Checkpoint(model, features, ALPHABET, {}, {}))
+    exported = export(folder, tmp_path / "out")
+    assert exported.difference["model.onnx"] < 1e-4
+    emitter = OnnxEmitter.load(tmp_path / "out")
+    assert emitter.num_features == 13 and emitter.frame_shift_ms == pytest.approx(20)
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).standard_normal((80, 13)))
+    utterance = Utterance(features_filepath=tmp_path / "a.npy", duration=0.8)
+    (found,) = Recognizer.load(tmp_path / "out").transcribe([utterance])
+    (wanted,) = Recognizer.load(folder).transcribe([utterance])
+    assert found.error is None and found.text == wanted.text
+
+
+def test_the_folder_recognises_as_the_checkpoint_does(tmp_path):
+    checkpoint = checkpoint_of(MODELS["gru"], **FEATURES["corpus"])
+    checkpoint.config = {"data": {"normalizer": {"case": "upper"}}}
+    folder = saved(tmp_path, checkpoint)
+    DecoderSettings(beam_size=7).save(folder)
+    export(folder, tmp_path / "out")
+    tokens = (tmp_path / "out" / "tokens.txt").read_text().splitlines()
+    assert tokens[:3] == ["<blk> 0", "▁ 1", "a 2"] and len(tokens) == len(ALPHABET)
+    assert (tmp_path / "out" / "vocab.txt").read_text().splitlines() == tokens
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["ctcspeech"]["frame_shift_ms"] == 20
+    by_torch, by_onnx = Recognizer.load(folder), Recognizer.load(tmp_path / "out")
+    assert by_onnx.settings == by_torch.settings and by_onnx.settings.beam_size == 7
+    assert by_onnx.normalizer == by_torch.normalizer and by_onnx.normalizer("ab") == "AB"
+    assert by_onnx.alphabet == ALPHABET
+    assert by_onnx.sample_rate == RATE and by_onnx.frame_shift_ms == by_torch.frame_shift_ms
+    for found, wanted in zip(
+        by_onnx.emissions(signals()), by_torch.emissions(signals()), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_nemo_layout(tmp_path):
+    checkpoint = checkpoint_of(MODELS["gru concat"], preset="nemo", num_bins=20, fft_size=256)
+    with pytest.raises(ModelError, match="16 kHz"):
+        onnx_model(checkpoint, "nemo")
+    features = FeatureExtractor(FeatureConfig(preset="nemo"))
+    torch.manual_seed(0)
+    model = build_model(MODELS["gru"], 80, len(ALPHABET)).eval()
+    checkpoint = Checkpoint(model, features, ALPHABET, {}, {})
+    folder = saved(tmp_path, checkpoint)
+    assert export(folder, tmp_path / "out", layout="nemo").difference["model.onnx"] < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    assert [item.name for item in session.get_inputs()] == ["audio_signal", "length"]
+    assert [item.name for item in session.get_outputs()] == ["logprobs", "log_probs"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["normalize_type"] == "per_feature" and metadata["subsampling_factor"] == "2"
+    emitter, by_torch = OnnxEmitter.load(tmp_path / "out"), CheckpointEmitter.load(folder)
+    for found, wanted in zip(emitter.compute(signals()), by_torch.compute(signals()), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_torch_export_of_model_and_features_still_works():
+    checkpoint = checkpoint_of(MODELS["gru"], **FEATURES["corpus"])
+    samples, lengths = torch.randn(1, 8000), torch.tensor([8000])
+    program = torch.export.export(checkpoint.features, (samples, lengths), strict=False)
+    torch.testing.assert_close(
+        program.module()(samples, lengths)[0], checkpoint.features(samples, lengths)[0]
+    )
+
+
+def test_command_writes_folder_and_card(tmp_path):
+    import soundfile
+
+    folder = saved(tmp_path, checkpoint_of(MODELS["gru"], **FEATURES["corpus"]))
+    soundfile.write(tmp_path / "a.wav", signals()[-1], RATE)
+    write_manifest(tmp_path / "m.jsonl", [Utterance(tmp_path / "a.wav", 1.0, "ab cd")])
+    arguments = ["export", folder, tmp_path / "out", "--int8", "-m", tmp_path / "m.jsonl"]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert "differ from torch's by at most" in result.stdout and "WER" in result.stdout
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: # fill in" in card and "2 words" in card and "model.int8.onnx" in card
+    result = CliRunner().invoke(app, ["transcribe", str(tmp_path / "out"), str(tmp_path / "a.wav")])
+    assert result.exit_code == 0, result.output
+
+
+def test_a_language_model_elsewhere_is_refused(tmp_path):
+    folder = saved(tmp_path, checkpoint_of(MODELS["gru"], **FEATURES["corpus"]))
+    DecoderSettings(tmp_path / "far" / "lm.bin").save(folder)
+    with pytest.raises(ModelError, match="--reference-lm"):
+        export(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("length", [2, 3, 7, 8, 101])
+def test_readers_of_floored_lengths_miss_no_label(length):
+    from ctcspeech.exchange.export import _for_floored_lengths
+    from ctcspeech.exchange.graph import Graph
+
+    count = -(-length // 4)
+    graph = Graph()
+    shifted = _for_floored_lengths(graph, "scores", "lengths", "counts", 4, 0)
+    graph.rename(shifted, "y")
+    model = graph.model(
+        [("scores", np.float32, ["N", "T", 5]), ("lengths", np.int64, ["N"]),
+         ("counts", np.int64, ["N"])],
+        [("y", np.float32, ["N", "T", 5])],
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    generator = np.random.default_rng(length)
+    path = generator.integers(0, 5, count)
+    path[1::2] = 0  # frames without a label between those with one
+    scores = np.full((2, count + 2, 5), -9.0, np.float32)  # the second ends a frame earlier
+    for row, last in ((0, count), (1, count - 1)):
+        scores[row, np.arange(last), path[:last]] = 0.0
+    lengths = np.array([length, max(length - 4, 0)])
+    feed = {"scores": scores, "lengths": lengths, "counts": np.array([count, max(count - 1, 0)])}
+    (found,) = session.run(None, feed)
+    alphabet = Alphabet(["<blank>", "a", "b", "c", "d"])
+    for row, whole in ((0, count), (1, count - 1)):
+        read = found[row, : lengths[row] // 4].argmax(1)
+        if len(read) > 1:
+            assert alphabet.collapse(read) == alphabet.collapse(path[:whole])
