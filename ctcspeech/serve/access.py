@@ -41,6 +41,9 @@ class Access:
             await self.app(scope, receive, send)
             return
         self._strip(scope)
+        # ASGI has no word for ending a connection whose client reads no more; uvicorn's does.
+        transport = getattr(getattr(send, "__self__", None), "transport", None)
+        scope.setdefault("state", {})["abort"] = getattr(transport, "abort", None)
         started, status = time.monotonic(), 0
         counted = scope["path"] in _COUNTED
 

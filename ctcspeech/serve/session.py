@@ -275,9 +275,13 @@ class Session(ABC):
             if self.websocket.client_state is WebSocketState.CONNECTED:
                 await asyncio.wait_for(self.websocket.close(*self._closing), limit)
         except asyncio.TimeoutError:
-            self.server.metrics.refusals.labels("slow_reader").inc()
+            if self._closing is None:
+                self.server.metrics.refusals.labels("slow_reader").inc()
             self.close_code = OVERLOADED
             self._closing = (OVERLOADED, "the client does not read")
+            abort = self.websocket.scope["state"].get("abort")
+            if abort is not None:  # else the server would keep what it cannot send
+                abort()
         except (RuntimeError, WebSocketDisconnect, OSError):
             self.close_code = self.close_code or 1006  # the connection is gone
 

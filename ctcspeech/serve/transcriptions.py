@@ -94,7 +94,10 @@ class Transcriptions:
 
         async def counted() -> Any:
             nonlocal taken
-            message = await receive()
+            try:
+                message = await asyncio.wait_for(receive(), self.server.settings.idle_seconds)
+            except asyncio.TimeoutError:
+                raise self._refused("idle", 408, "the upload does not go on") from None
             taken += len(message.get("body", b""))
             if taken > limit:
                 raise self._too_large()

@@ -5,6 +5,7 @@
 #     bash recipes/digits/run.sh --data DIR    DIR/fsdd as well (default: $CTCSPEECH_DATA, if set)
 #     bash recipes/digits/run.sh --download    fetches the Free Spoken Digit Dataset
 #     bash recipes/digits/run.sh --fast        less speech, fewer epochs: for a quick check
+#     bash recipes/digits/run.sh --streaming   a forward-only model, for live speech
 #
 # Further arguments go to `ctcspeech train`: model.hidden=192. Results go to ${WORK:-runs/digits}.
 set -euo pipefail
@@ -15,13 +16,15 @@ prepare=()
 overrides=()
 data=${CTCSPEECH_DATA:-}
 fast=${CTCSPEECH_FAST:-}
+config=digits run=run
 while [ $# -gt 0 ]; do
   case $1 in
     --data) data=${2:?--data needs a folder}; shift 2 ;;
     --download) prepare+=(--download); data=; shift ;;
     --synthetic-only | --leave-out=*) prepare+=("$1"); shift ;;
     --fast) fast=1; shift ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit ;;
+    --streaming) config=streaming run=streaming; shift ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit ;;
     *=*) overrides+=("$1"); shift ;;
     *) echo "run.sh: $1 is no option; see --help" >&2; exit 2 ;;
   esac
@@ -38,22 +41,22 @@ fi
 python "$here/prepare.py" "$work/data" "${prepare[@]}"
 # A run on other data (without the real speech, say) is put aside, and training starts anew.
 sum=$(cat "$work/data/train.jsonl" "$work/data/dev.jsonl" | cksum)
-if [ -d "$work/run" ] && [ "$(cat "$work/data.cksum" 2>/dev/null)" != "$sum" ]; then
-  echo "run.sh: the data have changed; the run on the former is now $work/run.old" >&2
-  rm -rf "$work/run.old"
-  mv "$work/run" "$work/run.old"
+if [ -d "$work/$run" ] && [ "$(cat "$work/$run.cksum" 2>/dev/null)" != "$sum" ]; then
+  echo "run.sh: the data have changed; the run on the former is now $work/$run.old" >&2
+  rm -rf "$work/$run.old"
+  mv "$work/$run" "$work/$run.old"
 fi
-echo "$sum" > "$work/data.cksum"
-ctcspeech train "$here/digits.toml" --run "$work/run" --resume \
+echo "$sum" > "$work/$run.cksum"
+ctcspeech train "$here/$config.toml" --run "$work/$run" --resume \
   "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" \
   "augment.noise_folder=$work/data/noise" "augment.rir_folder=$work/data/rir" "${overrides[@]}"
 for test in synthetic_test test test_strings; do
   if [ -f "$work/data/$test.jsonl" ]; then
     echo "== $test"
-    ctcspeech evaluate "$work/run" "$work/data/$test.jsonl" --worst 3 --summary "$work/$test.json"
+    ctcspeech evaluate "$work/$run" "$work/data/$test.jsonl" --worst 3 --summary "$work/$test.json"
   fi
 done
 example=$work/data/test_strings/00000.wav
 [ -f "$example" ] || example=$work/data/synthetic_test/00001.wav
-echo "== ctcspeech transcribe $work/run $example"
-ctcspeech transcribe "$work/run" "$example"
+echo "== ctcspeech transcribe $work/$run $example"
+ctcspeech transcribe "$work/$run" "$example"

@@ -5,10 +5,16 @@
 #     bash recipes/grid/run.sh                     the same, DIR from $CTCSPEECH_DATA
 #     bash recipes/grid/run.sh --download CORPUS   fetches the corpus from its public archive
 #
-# Further arguments go to `ctcspeech train`: train.epochs=5
+# --streaming as the first argument trains the forward-only model. Further arguments go to
+# `ctcspeech train`: train.epochs=5
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=${WORK:-runs/grid}
+config=grid run=run summary=test
+if [ "${1:-}" = --streaming ]; then
+  config=streaming run=streaming summary=streaming-test
+  shift
+fi
 
 if [ "${1:-}" = --data ] || [ "${1:-}" = --download ]; then
   source=("$1" "${2:?$1 needs a folder}")
@@ -16,11 +22,11 @@ if [ "${1:-}" = --data ] || [ "${1:-}" = --download ]; then
 elif [ -n "${CTCSPEECH_DATA:-}" ]; then
   source=(--data "$CTCSPEECH_DATA")
 else
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 
 python "$here/prepare.py" "$work/data" "${source[@]}"
-ctcspeech train "$here/grid.toml" --run "$work/run" --resume \
+ctcspeech train "$here/$config.toml" --run "$work/$run" --resume \
   "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" "$@"
-ctcspeech evaluate "$work/run" "$work/data/test.jsonl" --summary "$work/test.json"
+ctcspeech evaluate "$work/$run" "$work/data/test.jsonl" --summary "$work/$summary.json"
