@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,6 +32,8 @@ INSTRUCTION_SETS = {  # by the ending of the file's name
     "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma",
                 "-mf16c", "-mbmi", "-mbmi2", "-mprefer-vector-width=512"],
 }  # fmt: skip
+# From Python 3.12 on one binary serves all later ones: the stable ABI (nanobind's own condition).
+STABLE_ABI = sys.version_info >= (3, 12) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 CUDA_ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)  # those of them that nvcc knows
 WITHOUT_CUDA = "set CTCSPEECH_CUDA=0 to build for the CPU only"
 
@@ -95,7 +98,7 @@ class BuildCore(build_ext):
     def build_extension(self, ext: Extension) -> None:
         import nanobind
 
-        nb = Path(nanobind.__file__).parent
+        nb = self.nanobind = Path(nanobind.__file__).parent
         self.nanobind_source = nb / "src" / "nb_combined.cpp"
         self.include = [str(CSRC), str(nb / "include"), str(nb / "ext" / "robin_map" / "include")]
         self.include += [d for d in self.compiler.include_dirs if d not in self.include]
@@ -109,6 +112,8 @@ class BuildCore(build_ext):
         if nvcc:
             names = " ".join(map(str, self.architectures))
             self.defines = ["-DCTCSPEECH_CUDA=1", f'-DCTCSPEECH_CUDA_ARCHITECTURES="{names}"']
+        if STABLE_ABI:
+            self.defines += ["-DPy_LIMITED_API=0x030C0000"]
         stamp = temp / "flags.txt"  # a changed choice of CUDA recompiles everything
         flags = repr((self.defines, nvcc, nanobind.__version__))
         anew = not stamp.exists() or stamp.read_text() != flags
@@ -159,6 +164,9 @@ class BuildCore(build_ext):
         else:
             compiler = os.environ.get("CXX") or self.compiler.compiler_cxx[0]
             command = [*compiler.split(), *COMMON, "-fPIC", "-ffunction-sections"]
+            # no folder of this build in what it makes: the same bytes from any
+            for number, folder in enumerate((ROOT, self.nanobind, *self.include)):
+                command += [f"-ffile-prefix-map={folder}=/{number}"]
             for ending, flags in INSTRUCTION_SETS.items():
                 if source.stem.endswith(ending):
                     command += flags
@@ -180,6 +188,9 @@ class BuildCore(build_ext):
 
 
 setup(
-    ext_modules=[Extension("ctcspeech._core", native_sources(), language="c++")],
+    ext_modules=[
+        Extension("ctcspeech._core", native_sources(), language="c++", py_limited_api=STABLE_ABI)
+    ],
     cmdclass={"build_ext": BuildCore},
+    options={"bdist_wheel": {"py_limited_api": "cp312"}} if STABLE_ABI else {},
 )

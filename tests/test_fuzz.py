@@ -1,11 +1,12 @@
-"""The native core's language models and beam search under the sanitizers: damaged files, random
-texts, random decoders.
+"""The native core's language models, beam search, alignment and GRU under the sanitizers: damaged
+files, random texts, random decoders, random arrays. (The loss: test_ctc_header.py.)
 
 CTCSPEECH_FUZZ_SECONDS=10 python -m pytest tests/test_fuzz.py
 """
 
 import gzip
 import os
+import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,13 @@ SOURCES = {  # folders of csrc
     "ngram": ["ngram"],
     "estimate": ["ngram", "ngram/estimate"],
     "beam": ["ngram", "beam"],
+    "align": ["align", "gru", "base"],
 }
-FEWEST = {"ngram": 100, "estimate": 50, "beam": 20}  # cases in a second or more
+ISA_FLAGS = {
+    "_avx2": ["-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2"],
+    "_avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma"],
+}
+FEWEST = {"ngram": 100, "estimate": 50, "beam": 20, "align": 20}  # cases in a second or more
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,11 +45,14 @@ def build(tmp_path_factory):
         if not target.exists():
             command = [CXX, "-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizer}", "-c"]
             command += ["-fno-sanitize-recover=all", f"-I{ROOT / 'csrc'}"]
+            command += ISA_FLAGS.get(source.stem[source.stem.rfind("_") :], [])
             subprocess.run([*command, str(source), "-o", str(target)], check=True)
         return str(target)
 
     def build(name, sanitizer):
         sources = [p for f in SOURCES[name] for p in sorted((ROOT / "csrc" / f).glob("*.cpp"))]
+        if platform.machine() != "x86_64":
+            sources = [p for p in sources if not p.stem.endswith(tuple(ISA_FLAGS))]
         sources.append(ROOT / "tests" / "fuzz" / f"{name}_fuzz.cpp")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda source: compiled(source, sanitizer), sources))
@@ -71,6 +80,8 @@ def kenlm_binaries(folder):
         ("estimate", "address,undefined"),
         ("beam", "address,undefined"),
         ("beam", "thread"),
+        ("align", "address,undefined"),
+        ("align", "thread"),
     ],
 )
 def test_fuzz(build, name, sanitizer, tmp_path):
