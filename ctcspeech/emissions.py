@@ -14,7 +14,6 @@ needed for the rest.
 
 import json
 import os
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ctcspeech.errors import CtcSpeechError, FeatureError
-from ctcspeech.files import atomic_write
+from ctcspeech.files import NUMPY_ERRORS, atomic_write, parse_json
 from ctcspeech.text.alphabet import Alphabet
 
 __all__ = ["Emissions", "Emitter", "EmitterStream", "from_torchaudio", "from_transformers"]
@@ -99,7 +98,7 @@ class Emissions:
         path = Path(path)
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-                header = json.loads(str(stored["header"]))
+                header = parse_json(str(stored["header"]))
                 if header.get("format") != _FORMAT:
                     raise FeatureError(f"{path}: not a file of emissions")
                 if header["version"] != _VERSION:
@@ -107,6 +106,8 @@ class Emissions:
                         f"{path}: emissions of version {header['version']}; this release reads "
                         f"version {_VERSION}: update ctcspeech, or write them anew"
                     )
+                if not all(isinstance(label, str) for label in header["labels"]):
+                    raise ValueError("labels must be a list of strings")
                 return cls(
                     stored["scores"],
                     header["labels"],
@@ -114,7 +115,9 @@ class Emissions:
                     header["frame_shift_ms"],
                     header["start"],
                 )
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except FileNotFoundError:
+            raise
+        except NUMPY_ERRORS as error:
             raise FeatureError(f"{path}: not a file of emissions, or damaged: {error}") from error
 
 

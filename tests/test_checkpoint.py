@@ -1,13 +1,17 @@
 """Checkpoints: complete alone, whole or not at all, clear about what is wrong with them."""
 
+import hashlib
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics
-from ctcspeech.errors import CheckpointError
+from ctcspeech.decode.settings import DecoderSettings
+from ctcspeech.errors import CheckpointError, DecoderError
+from ctcspeech.files import seal
 from ctcspeech.model import checkpoint as checkpoint_module
 from ctcspeech.model.checkpoint import (
     Checkpoint,
@@ -108,6 +112,7 @@ def test_the_end_between_two_renames_loses_nothing(saved):
 def change(folder, **values):
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    seal(folder, ["config.json"])
 
 
 def failure(path):
@@ -138,6 +143,8 @@ def test_another_version_is_refused(saved):
 def test_a_damaged_or_missing_part_is_named(saved, name):
     whole = (saved / name).read_bytes()
     (saved / name).write_bytes(whole[: len(whole) // 2])
+    assert f"{name} is damaged" in failure(saved)
+    seal(saved, [name])  # as if it had been written so
     assert name.split(".")[0] in failure(saved)
     (saved / name).unlink()
     assert name.split(".")[0] in failure(saved)
@@ -153,9 +160,99 @@ def test_weights_must_fit_the_configuration(saved):
     assert "config.json" in failure(saved) and "width" in failure(saved)
 
 
+FILES = ["config.json", "alphabet.json", "model.safetensors", "statistics.safetensors"]
+
+
+def test_every_flipped_bit_is_noticed(saved):
+    """Anywhere in any file: the file is named, by its checksum (SHA-256 of hashlib's)."""
+    save_checkpoint(saved, make(), {"step": 3, "tensor": torch.ones(200)})
+    index = json.loads((saved / "checksums.json").read_text())["files"]
+    assert sorted(index) == sorted([*FILES, "training.pt"])
+    random = np.random.default_rng(0)
+    for name in index:
+        whole = (saved / name).read_bytes()
+        assert index[name]["sha256"] == hashlib.sha256(whole).hexdigest()
+        for place in random.integers(0, 8 * len(whole), 12).tolist():
+            flipped = bytearray(whole)
+            flipped[place // 8] ^= 1 << place % 8
+            (saved / name).write_bytes(flipped)
+            with pytest.raises(CheckpointError, match=f"{name} is damaged"):
+                load_training(saved) if name == "training.pt" else load_checkpoint(saved)
+        (saved / name).write_bytes(whole)
+    load_checkpoint(saved)
+
+
+def test_checksums_that_are_damaged_or_missing(saved):
+    (saved / "checksums.json").write_text('{"format": "ctcspeech checksums"')
+    assert "checksums.json is damaged" in failure(saved)
+    (saved / "checksums.json").unlink()
+    load_checkpoint(saved)
+
+
+def test_reading_while_another_takes_its_place(saved, monkeypatch):
+    """In the middle of reading, the folder is replaced: the new one is read, whole."""
+    new = make(seed=8)
+    read = checkpoint_module.read_statistics
+    times = []
+
+    def replacing(folder):
+        times.append(folder)
+        if len(times) == 1:
+            save_checkpoint(saved, new)
+        return read(folder)
+
+    monkeypatch.setattr(checkpoint_module, "read_statistics", replacing)
+    assert torch.equal(emissions(load_checkpoint(saved)), emissions(new))
+    assert len(times) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": None}, "config.json"),
+        ({"model": {"architecture": "deepspeech2", "hidden": 10**9}}, "hidden"),
+        ({"model": {"architecture": "deepspeech2", "layers": 10**5}}, "layers"),
+        (
+            {"model": {"architecture": "deepspeech2", "layers": 100, "hidden": 16384}},
+            "weights need [0-9]+ GiB",
+        ),
+        ({"features": {"sample_rate": 10**8}}, "sample_rate"),
+        ({"features": []}, "config.json"),
+        ({"config": []}, "config must be an object"),
+        ({"config": {"data": 3}}, "config must be an object"),
+        ({"config": {"data": {"normalizer": {"case": 3}}}}, "case"),
+        ({"info": 3}, "info must be an object"),
+    ],
+)
+def test_wrong_values_of_the_configuration_are_named(saved, values, words):
+    change(saved, **values)
+    with pytest.raises(CheckpointError, match=words):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "alphabet.json"])
+@pytest.mark.parametrize("text", ["[" * 200_000, "1" * 5000, '{"a":' * 90_000, "1e999", "\udfff"])
+def test_json_of_any_kind(saved, name, text):
+    (saved / name).write_text(text, errors="surrogatepass")
+    seal(saved, [name])
+    assert name in failure(saved)
+
+
 def test_training_state_that_is_missing_or_damaged(saved):
     with pytest.raises(CheckpointError, match="cannot be resumed"):
         load_training(saved)
     (saved / "training.pt").write_bytes(b"rubbish")
+    seal(saved, ["training.pt"])
     with pytest.raises(CheckpointError, match="training.pt is damaged"):
         load_training(saved)
+
+
+def test_a_language_model_in_the_folder_is_watched_over(saved):
+    """Where a decoder's settings name it."""
+    arpa = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <unk>\n-1 </s>\n-9 <s>\n-1 a\n\n\\end\\\n"
+    (saved / "lm.arpa").write_text(arpa)
+    DecoderSettings(lm=saved / "lm.arpa").save(saved)
+    assert DecoderSettings.find(saved).load_lm() is not None
+    (saved / "lm.arpa").write_text(arpa.replace("-1 a", "-2 a"))
+    with pytest.raises(DecoderError, match="lm.arpa is damaged"):
+        DecoderSettings.find(saved).load_lm()

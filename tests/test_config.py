@@ -96,6 +96,35 @@ def test_wrong_values_name_key_bound_and_value(write):
     assert "time_width must be odd" in text
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.hidden=30000",
+        "model.layers=100000",
+        "model.channels=[1000000]",
+        "train.seed=1e23",
+        "train.seed=99999999999999999999999",
+        "train.threads=100000",
+        "train.betas=[1,1]",
+        "train.device=meta",
+        "train.delay_penalty=nan",
+        "train.max_minutes=inf",
+        "train.epochs=1000000000000",
+        "data.batch_seconds=inf",
+        "data.cache_mb=inf",
+        "data.max_seconds=nan",
+        "data.workers=100000",
+        "features.window_ms=inf",
+        "features.sample_rate=100000000",
+        "features.fft_size=1000000000",
+        "augment.jitter_ms=inf",
+        "augment.gain_db=[-inf, inf]",
+    ],
+)
+def test_values_out_of_all_bounds_are_refused_at_once(write, override):
+    assert override.partition("=")[0] in message(write, LEAST, override)
+
+
 def test_what_is_no_configuration(write, tmp_path):
     with pytest.raises(ConfigError, match="cannot read the configuration .*none.toml"):
         load_config(tmp_path / "none.toml")

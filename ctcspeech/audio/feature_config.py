@@ -96,15 +96,15 @@ class FeatureConfig(BaseModel):
     `preset` gives what is not given otherwise. `sample_scale`: what full scale is multiplied by.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["filterbank", "mel", "spectrogram", "precomputed"] = "filterbank"
     preset: Literal["nemo", "kaldi"] | None = None
-    sample_rate: int = Field(16000, ge=1000)
+    sample_rate: int = Field(16000, ge=1000, le=384_000)
     num_bins: int = Field(80, ge=1, le=1024)
     energy: bool = True
-    window_ms: float = Field(20.0, gt=0)
-    shift_ms: float = Field(10.0, gt=0)
+    window_ms: float = Field(20.0, gt=0, le=1000)
+    shift_ms: float = Field(10.0, gt=0, le=1000)
     window_shape: Literal["hann", "hann_symmetric", "povey"] = "hann"
     sample_scale: float = Field(1.0, gt=0)
     remove_mean: bool = False
@@ -113,12 +113,12 @@ class FeatureConfig(BaseModel):
     filters: Literal["plain", "kaldi", "slaney"] = "plain"
     low_frequency: float = Field(0.0, ge=0)
     high_frequency: float | None = None
-    fft_size: int | None = None
+    fft_size: int | None = Field(None, ge=1, le=1 << 20)
     floor: float = Field(1e-7, gt=0)
     clamp_floor: bool = False
     deltas: Literal[0, 1, 2] = 0
     normalization: Literal["corpus", "utterance", "none"] = "corpus"
-    num_features: int | None = Field(None, ge=1)
+    num_features: int | None = Field(None, ge=1, le=65_536)
 
     @model_validator(mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from ctcspeech.errors import FeatureError
+from ctcspeech.files import NUMPY_ERRORS
 from ctcspeech.pen.features import ink_features
 from ctcspeech.pen.inkml import read_inkml
 
@@ -59,7 +60,7 @@ def load_features(source: str | os.PathLike[str], num_features: int | None = Non
             features = _read_kaldi(path, int(kaldi["offset"]) if kaldi else None)
         else:
             raise ValueError("features are read from .npy, .ark, .mfc and .inkml; convert the file")
-    except (ValueError, EOFError, struct.error) as error:
+    except NUMPY_ERRORS as error:
         raise FeatureError(f"{name}: {error}") from error
     return _checked(features, num_features, name)
 
@@ -77,8 +78,11 @@ def _checked(features: np.ndarray, num_features: int | None, name: str) -> np.nd
             f"{name}: frames have {features.shape[1]} features, the configuration has "
             f"num_features = {num_features}; correct one of them"
         )
-    features = np.ascontiguousarray(features, dtype=np.float32)
-    if not np.isfinite(np.sum(features, dtype=np.float64)):
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
+        features = np.ascontiguousarray(features, dtype=np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = np.sum(features, dtype=np.float64)
+    if not np.isfinite(total):
         raise FeatureError(f"{name}: holds NaN or infinite values; compute it anew")
     return features
 

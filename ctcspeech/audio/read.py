@@ -321,7 +321,9 @@ def _mono(samples: np.ndarray) -> np.ndarray:
 
 
 def _check_finite(samples: np.ndarray, name: str) -> None:
-    if np.isfinite(np.sum(samples, dtype=np.float64)):
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = np.sum(samples, dtype=np.float64)
+    if np.isfinite(total):
         return
     bad = np.count_nonzero(~np.isfinite(samples))
     if bad == len(samples):

@@ -58,7 +58,7 @@ class AugmentConfig(BaseModel):
       frames, and at most `time_mask_share` of the utterance, are replaced by their mean.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     pitch_probability: float = Field(0.0, ge=0, le=1)
     pitch_semitones: float = Field(2.0, gt=0, le=12)
@@ -67,7 +67,7 @@ class AugmentConfig(BaseModel):
     speed_probability: float = Field(0.0, ge=0, le=1)
     speed_range: Range = (0.9, 1.1)
     jitter_probability: float = Field(0.0, ge=0, le=1)
-    jitter_ms: float = Field(5.0, gt=0)
+    jitter_ms: float = Field(5.0, gt=0, le=10_000)
     rir_probability: float = Field(0.0, ge=0, le=1)
     rir_folder: Path | None = None
     noise_probability: float = Field(0.0, ge=0, le=1)
@@ -79,10 +79,10 @@ class AugmentConfig(BaseModel):
     feature_speed_probability: float = Field(0.0, ge=0, le=1)
     feature_speed_range: Range = (0.85, 1.15)
     spec_probability: float = Field(0.0, ge=0, le=1)
-    frequency_masks: int = Field(2, ge=0)
-    frequency_mask_bins: int = Field(15, ge=1)
-    time_masks: int = Field(2, ge=0)
-    time_mask_frames: int = Field(25, ge=1)
+    frequency_masks: int = Field(2, ge=0, le=100_000)
+    frequency_mask_bins: int = Field(15, ge=1, le=100_000)
+    time_masks: int = Field(2, ge=0, le=100_000)
+    time_mask_frames: int = Field(25, ge=1, le=100_000)
     time_mask_share: float = Field(0.2, gt=0, le=1)
 
     @model_validator(mode="after")

@@ -19,12 +19,13 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.errors import CheckpointError
-from ctcspeech.files import atomic_write
+from ctcspeech.files import atomic_write, parse_json
 from ctcspeech.text.error_rates import align
 
 __all__ = [
@@ -158,7 +159,7 @@ def load_calibrations(folder: str | os.PathLike[str]) -> dict[str, Calibration]:
     """
     file = Path(folder) / FILE
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = parse_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -171,11 +172,19 @@ def load_calibrations(folder: str | os.PathLike[str]) -> dict[str, Calibration]:
                 "ctcspeech evaluate --calibrate"
             )
         return {
-            name: Calibration(float(v["slope"]), float(v["intercept"]), int(v.get("words", 0)))
+            name: Calibration(
+                _finite(v["slope"]), _finite(v["intercept"]), int(_finite(v.get("words", 0)))
+            )
             for name, v in values["decoders"].items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged: {error!r}") from error
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"slope, intercept and words must be finite numbers, got {value!r}")
+    return float(value)
 
 
 def _checked(

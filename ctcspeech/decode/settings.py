@@ -15,6 +15,7 @@ it is absolute. Another version, and an unknown field, is refused.
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 from ctcspeech.decode.beam import BeamDecoder
 from ctcspeech.errors import DecoderError
-from ctcspeech.files import atomic_write
+from ctcspeech.files import ChecksumError, atomic_write, parse_json, seal, verify
 from ctcspeech.lm.model import LanguageModel
 from ctcspeech.text.alphabet import Alphabet
 
@@ -30,7 +31,15 @@ __all__ = ["DecoderSettings"]
 
 FORMAT, VERSION = "ctcspeech decoder", 1
 FILE = "decoder.json"
-_NUMBERS = ("lm_weight", "word_score", "unk_score", "beam_threshold", "token_min_logp")
+LARGEST_BEAM = 1_000_000
+_MOST = 1e6
+_NUMBERS = (  # the ranges that the decoder takes
+    ("lm_weight", -_MOST, _MOST),
+    ("word_score", -_MOST, _MOST),
+    ("unk_score", -_MOST, 0.0),
+    ("beam_threshold", sys.float_info.min, math.inf),
+    ("token_min_logp", -math.inf, 0.0),
+)
 
 
 @dataclass
@@ -59,7 +68,7 @@ class DecoderSettings:
         """Reads a `decoder.json`. Raises DecoderError if it is damaged or of another version."""
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise DecoderError(f"cannot read {path}: {error.strerror or error}") from error
         except ValueError as error:
@@ -80,7 +89,7 @@ class DecoderSettings:
             raise DecoderError(f"{path} has unknown fields: {', '.join(unknown)}")
         try:
             _check(values)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise DecoderError(f"{path}: {error}") from error
         if values.get("lm") is not None:
             values["lm"] = path.parent / values["lm"]
@@ -98,6 +107,9 @@ class DecoderSettings:
         values = {"format": FORMAT, "version": VERSION, "ctcspeech": __version__, **values}
         with atomic_write(path) as file:
             file.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        if self.lm is not None and self.lm.absolute().parent == path.parent.absolute():
+            if self.lm.is_file():
+                seal(path.parent, [self.lm.name])  # a model that lies in the folder belongs to it
         return path
 
     def load_lm(self) -> LanguageModel | None:
@@ -110,6 +122,10 @@ class DecoderSettings:
                 f"the language model {self.lm} is missing; give another with --lm, or decode with "
                 "--decoder greedy"
             )
+        try:
+            verify(self.lm)
+        except ChecksumError as error:
+            raise DecoderError(str(error)) from error
         return LanguageModel.load(self.lm)
 
     def decoder(
@@ -145,19 +161,26 @@ class DecoderSettings:
 
 
 def _check(values: dict[str, Any]) -> None:
-    """Kinds of the values of a file; their ranges are for the decoder to check."""
-    for name in _NUMBERS:
-        value = values.get(name, 0.0)
-        if value is None and name == "word_score":
+    """Kinds and ranges of the values of a file. Raises ValueError naming the field."""
+    for name, low, high in _NUMBERS:
+        value = values.get(name)
+        if value is None and (name not in values or name == "word_score"):
             continue
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} must be a number, got {value!r}")
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be {low:g} to {high:g}, got {value!r}")
     for name, kind, words in (
         ("lm", (str, type(None)), "a file's name or null"),
-        ("lm_unit", str, '"word" or "token"'),
         ("open_vocabulary", bool, "true or false"),
-        ("beam_size", int, "an integer"),
         ("tuning", dict, "an object"),
     ):
         if name in values and not isinstance(values[name], kind):  # type: ignore[arg-type]
             raise ValueError(f"{name} must be {words}, got {values[name]!r}")
+    if "\0" in (values.get("lm") or ""):
+        raise ValueError(f"lm must be a file's name, got {values['lm']!r}")
+    if values.get("lm_unit", "word") not in ("word", "token"):
+        raise ValueError(f'lm_unit must be "word" or "token", got {values["lm_unit"]!r}')
+    size = values.get("beam_size", 1)
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= LARGEST_BEAM:
+        raise ValueError(f"beam_size must be an integer of 1 to {LARGEST_BEAM}, got {size!r}")

@@ -13,10 +13,12 @@ and MAY hold
 
     statistics.safetensors  mean, std, frames of the features, when they are normalised by them
     training.pt             what resuming needs (optimizer, position); never needed to transcribe
+    checksums.json          SHA-256 of each of these files; a file listed there MUST be that one
 
 It is written to a temporary folder that is renamed. Another version is refused.
 """
 
+import io
 import json
 import os
 import shutil
@@ -27,14 +29,23 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
 
 from ctcspeech import __version__
 from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics
-from ctcspeech.errors import AlphabetError, CheckpointError, FeatureError
+from ctcspeech.errors import AlphabetError, CheckpointError, ConfigError, FeatureError
 from ctcspeech.model.deepspeech import AcousticModel, ModelConfig, build_model
-from ctcspeech.model.folder import find_checkpoint, new_folder, read_json, recover
+from ctcspeech.model.folder import (
+    find_checkpoint,
+    new_folder,
+    read_bytes,
+    read_checkpoint,
+    read_json,
+    recover,
+)
 from ctcspeech.text.alphabet import Alphabet
+from ctcspeech.text.normalize import Normalizer
 
 __all__ = [
     "Checkpoint",
@@ -106,7 +117,10 @@ def load_checkpoint(path: str | os.PathLike[str], device: str | torch.device = "
     The model is in evaluation mode. Raises CheckpointError saying what is missing, damaged, or of
     a version that this release does not read.
     """
-    folder = find_checkpoint(path)
+    return read_checkpoint(path, lambda folder: _load(folder, device))
+
+
+def _load(folder: Path, device: str | torch.device) -> Checkpoint:
     values = read_json(folder / "config.json")
     if values.get("format") != FORMAT:
         raise CheckpointError(f'{folder} is no checkpoint: config.json lacks "format": "{FORMAT}"')
@@ -115,9 +129,14 @@ def load_checkpoint(path: str | os.PathLike[str], device: str | torch.device = "
             f"{folder} has format version {values.get('version')!r}, this release "
             f"({__version__}) reads version {VERSION}; read it with a newer ctcspeech"
         )
+    run, info = values.get("config", {}), values.get("info", {})
     try:
-        model_config = TypeAdapter(ModelConfig).validate_python(values["model"])
+        model_config: Any = TypeAdapter(ModelConfig).validate_python(values["model"])
         feature_config = FeatureConfig.model_validate(values["features"])
+        _check_normalizer(run)
+        if not isinstance(info, dict):
+            raise ValueError("info must be an object")
+        read_bytes(folder / "alphabet.json")
         alphabet = Alphabet.load(folder / "alphabet.json")
         features = FeatureExtractor(feature_config, read_statistics(folder))
     except (AlphabetError, FeatureError) as error:
@@ -126,22 +145,39 @@ def load_checkpoint(path: str | os.PathLike[str], device: str | torch.device = "
         raise CheckpointError(f"{folder} is damaged: config.json: {error}") from error
     if feature_config.normalization == "corpus" and features.statistics is None:
         raise CheckpointError(f"{folder} is damaged: statistics.safetensors is missing")
-    model = build_model(model_config, features.num_features, len(alphabet))
+    try:
+        model = build_model(model_config, features.num_features, len(alphabet))
+    except ConfigError as error:
+        raise CheckpointError(f"{folder} is damaged: config.json: {error}") from error
     load_weights(model, folder / "model.safetensors")
     model.to(device).eval()
     features.to(device).eval()
-    return Checkpoint(model, features, alphabet, values.get("config", {}), values.get("info", {}))
+    return Checkpoint(model, features, alphabet, run, info)
+
+
+def _check_normalizer(run: Any) -> None:
+    """The one part of the run's configuration that recognising needs."""
+    data = run.get("data") if isinstance(run, dict) else run
+    if not isinstance(run, dict) or not isinstance(data, dict | None):
+        raise ValueError("config must be an object, and its data too")
+    if data and data.get("normalizer") is not None:
+        Normalizer.model_validate(data["normalizer"])
 
 
 def load_training(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `save_checkpoint` was given as `training`."""
-    file = find_checkpoint(path) / "training.pt"
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing: this checkpoint cannot be resumed") from None
-    except Exception as error:  # torch.load raises whatever a damaged file provokes
-        raise CheckpointError(f"{file} is damaged: {error}") from error
+
+    def read(folder: Path) -> dict[str, Any]:
+        file = folder / "training.pt"
+        if not file.exists():
+            raise CheckpointError(f"{file} is missing: this checkpoint cannot be resumed")
+        data = read_bytes(file)
+        try:
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever a damaged file provokes
+            raise CheckpointError(f"{file} is damaged: {error}") from error
+
+    return read_checkpoint(path, read)
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -175,9 +211,8 @@ def read_statistics(folder: Path) -> FeatureStatistics | None:
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    data = read_bytes(file)
     try:
-        return load_file(file)
-    except FileNotFoundError:
-        raise CheckpointError(f"{file} is missing") from None
-    except (SafetensorError, OSError, ValueError) as error:
+        return load_tensors(data)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error

@@ -9,6 +9,7 @@ outside training, on the other utterances of its batch: padding is zeroed before
 as if the utterance stood alone, is not seen by recurrent layers, and does not count in batch norm.
 """
 
+import os
 from typing import Annotated, Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import hardtanh
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ctcspeech.errors import ConfigError
 from ctcspeech.model.recurrent import RecurrentLayer
 
 __all__ = [
@@ -30,17 +32,18 @@ __all__ = [
     "describe",
 ]
 
-Positive = Annotated[int, Field(ge=1)]
+LARGEST = 16_384  # units of a layer
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 class DeepSpeech1Config(BaseModel):
     """Three dense layers on a window of frames, one bidirectional simple recurrent layer, dense."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     architecture: Literal["deepspeech1"] = "deepspeech1"
-    hidden: Positive = 2048
-    context: int = Field(9, ge=0)  # frames seen at each side (published: 5, 7 or 9)
+    hidden: int = Field(2048, ge=1, le=LARGEST)
+    context: int = Field(9, ge=0, le=1000)  # frames seen at each side (published: 5, 7 or 9)
     stride: Positive = 2  # one output for so many frames (section 3.3 of the paper: 2)
     clip: float = Field(20.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)  # in the dense layers (published: 0.05 to 0.1)
@@ -53,7 +56,7 @@ class DeepSpeech2Config(BaseModel):
     time with the frequencies as channels: far cheaper, and the right one for cepstra.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     architecture: Literal["deepspeech2"] = "deepspeech2"
     convolution: Literal["2d", "1d"] = "2d"
@@ -63,11 +66,11 @@ class DeepSpeech2Config(BaseModel):
     frequency_width: list[Positive] = [41, 21]  # odd; for "2d" only
     frequency_stride: list[Positive] = [2, 2]  # for "2d" only
     recurrent: Literal["gru", "lstm", "rnn"] = "gru"
-    layers: Positive = 5
-    hidden: Positive = 800
+    layers: int = Field(5, ge=1, le=100)
+    hidden: int = Field(800, ge=1, le=LARGEST)
     bidirectional: bool = True
     merge: Literal["sum", "concat"] = "sum"  # of the two directions
-    lookahead: int = Field(20, ge=0)  # frames of the row convolution, when forward only
+    lookahead: int = Field(20, ge=0, le=10_000)  # frames of the row convolution, when forward only
     batch_norm: bool = True
     clip: float = Field(20.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -306,10 +309,26 @@ class RowConvolution(nn.Module):
 def build_model(
     config: DeepSpeech1Config | DeepSpeech2Config, num_features: int, num_labels: int
 ) -> AcousticModel:
-    """The untrained model that `config` describes; num_labels counts the blank."""
-    if isinstance(config, DeepSpeech1Config):
-        return DeepSpeech1(config, num_features, num_labels)
-    return DeepSpeech2(config, num_features, num_labels)
+    """The untrained model that `config` describes; num_labels counts the blank.
+
+    Raises ConfigError, before anything is allocated, if its weights need more than the machine's
+    memory.
+    """
+
+    def make() -> AcousticModel:
+        if isinstance(config, DeepSpeech1Config):
+            return DeepSpeech1(config, num_features, num_labels)
+        return DeepSpeech2(config, num_features, num_labels)
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        needed = sum(p.numel() * p.element_size() for p in make().parameters())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ConfigError(
+            f"model: its weights need {needed / 2**30:.0f} GiB and this machine has "
+            f"{memory / 2**30:.0f} GiB of memory; lower model.hidden or model.layers"
+        )
+    return make()
 
 
 def describe(model: AcousticModel, frame_shift_ms: float | None = None) -> str:

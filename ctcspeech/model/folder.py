@@ -1,19 +1,29 @@
 """Where checkpoints lie, and folders that are written whole or not at all. Needs no torch."""
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ctcspeech.errors import CheckpointError
+from ctcspeech.files import ChecksumError, parse_json, seal, verify
 
-__all__ = ["aside", "find_checkpoint", "new_folder", "read_json", "recover"]
+__all__ = [
+    "aside",
+    "find_checkpoint",
+    "new_folder",
+    "read_bytes",
+    "read_checkpoint",
+    "read_json",
+    "recover",
+]
 
 ATTEMPTS = 20  # at reading a checkpoint that is being replaced
+Read = TypeVar("Read")
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path:
@@ -37,11 +47,55 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     )
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_checkpoint(path: str | os.PathLike[str], read: Callable[[Path], Read]) -> Read:
+    """What `read` makes of the folder of a checkpoint; again, should another checkpoint have taken
+    its place meanwhile (a training goes on, say)."""
+    for attempt in range(ATTEMPTS):
+        folder = find_checkpoint(path)
+        identity = _identity(folder)
+        try:
+            result = read(folder)
+        except CheckpointError:
+            if attempt + 1 == ATTEMPTS or _identity(folder) == identity == _identity_at(path):
+                raise
+            continue
+        if _identity(folder) == identity:
+            break
+    return result
+
+
+def _identity_at(path: str | os.PathLike[str]) -> int | None:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        return _identity(find_checkpoint(path))
+    except CheckpointError:
+        return None
+
+
+def _identity(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def read_bytes(file: Path) -> bytes:
+    """A file of a checkpoint, which must be what the folder's checksums tell of."""
+    try:
+        data = file.read_bytes()
+        verify(file, data)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from error
+    except ChecksumError as error:
+        raise CheckpointError(str(error)) from error
+    return data
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object that a JSON file of a checkpoint holds."""
+    try:
+        values = parse_json(read_bytes(file))
     except ValueError as error:
         raise CheckpointError(f"{file} is damaged: {error}") from error
     if not isinstance(values, dict):
@@ -50,8 +104,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path) -> Any:
-    """A temporary folder that takes the place of `folder` when the block ends well.
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of `folder` when the block ends well, with the
+    checksums of its files.
 
     A folder cannot replace another in one step: the old one is moved aside first, where readers
     find it, and `recover` moves it back should the process end just then.
@@ -61,6 +116,7 @@ def new_folder(folder: Path) -> Any:
     temporary.mkdir()
     try:
         yield temporary
+        seal(temporary)
         for file in temporary.iterdir():
             with open(file, "rb") as opened:
                 os.fsync(opened.fileno())

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ctcspeech.errors import AlphabetError
-from ctcspeech.files import atomic_write
+from ctcspeech.files import atomic_write, parse_json
 
 __all__ = ["BLANK_LABEL", "Alphabet", "describe_character"]
 
@@ -391,7 +391,7 @@ class Alphabet:
     def load(cls, path: str | os.PathLike[str]) -> "Alphabet":
         """Reads an alphabet from its JSON file. Raises AlphabetError naming the file."""
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = parse_json(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise AlphabetError(f"cannot read the alphabet {path}: {error.strerror}") from error
         except ValueError as error:

@@ -58,11 +58,13 @@ Paths = Annotated[
     list[Path], BeforeValidator(lambda value: [value] if isinstance(value, str | Path) else value)
 ]
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class DataConfig(BaseModel):
     """Which utterances, how they are written, and how they are put into batches."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     train: Paths = Field(min_length=1)  # manifests
     validation: Paths = []  # manifests; without one nothing is validated
@@ -70,24 +72,26 @@ class DataConfig(BaseModel):
     # (or bytes, or `alphabet_size` pieces trained on them) are taken.
     alphabet: Path | None = None
     alphabet_kind: Literal["characters", "bytes", "sentencepiece"] = "characters"
-    alphabet_size: int = Field(256, ge=2)
+    alphabet_size: int = Field(256, ge=2, le=1_000_000)
     normalizer: Normalizer | None = None  # applied to all texts
     min_seconds: float = Field(0.0, ge=0)  # shorter and longer training utterances are left out
     max_seconds: float = Field(30.0, gt=0)
-    batch_seconds: float = Field(120.0, gt=0)  # audio in a batch, padding included
+    batch_seconds: float = Field(120.0, gt=0, le=1e6)  # audio in a batch, padding included
     max_utterances: int | None = Field(None, ge=1)  # in a batch
     sorta_grad: bool = True  # the first epoch goes from short to long
-    workers: int = Field(0, ge=0)  # processes that read ahead; 0 reads in the training process
-    cache_mb: float = Field(512.0, ge=0)  # decoded recordings kept in memory
+    workers: int = Field(
+        0, ge=0, le=256
+    )  # processes that read ahead; 0 reads in the training process
+    cache_mb: float = Field(512.0, ge=0, le=1e8)  # decoded recordings kept in memory
 
 
 class TrainConfig(BaseModel):
     """How the model is trained."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    seed: int = Field(0, ge=0)
-    epochs: int = Field(50, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    epochs: int = Field(50, ge=1, le=1_000_000)
     # Train no longer than this; the learning rate's schedule then follows whichever of epochs and
     # minutes is further on, so that it always runs to its end. Batches then depend on the clock.
     max_minutes: float | None = Field(None, gt=0)
@@ -96,26 +100,26 @@ class TrainConfig(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)  # at its highest
     weight_decay: float = Field(1e-2, ge=0)  # not of biases and batch norm
     momentum: float = Field(0.9, ge=0, lt=1)  # of sgd
-    betas: tuple[float, float] = (0.9, 0.98)  # of adamw
+    betas: tuple[Beta, Beta] = (0.9, 0.98)  # of adamw
     schedule: Literal["cosine", "onecycle", "plateau", "constant"] = "onecycle"
     warmup: float = Field(0.1, ge=0, lt=1)  # share of the run (onecycle: 0.3 is customary)
     plateau_patience: int = Field(2, ge=0)  # epochs without gain before the rate is lowered
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # of the loss, see ctc_loss
-    delay_penalty: float = 0.0  # of the loss: above 0 labels come out earlier
+    delay_penalty: float = Field(0.0, ge=-100, le=100)  # of the loss: above 0 labels come earlier
     gradient_clip: float | None = Field(5.0, gt=0)  # Euclidean norm over all parameters
     # Weight of the consistency between two differently masked views of each utterance (CR-CTC;
     # published: 0.2, with wider time masks). A step then costs twice as much; 0 has one view.
-    consistency: float = Field(0.0, ge=0)
+    consistency: float = Field(0.0, ge=0, le=1000)
     # Decay of the exponential moving average of the weights, which is then what is validated and
     # kept; 0 takes none. 0.999 averages over the last thousand steps.
     ema: float = Field(0.0, ge=0, lt=1)
-    accumulate: int = Field(1, ge=1)  # batches for one step of the optimizer
+    accumulate: int = Field(1, ge=1, le=1_000_000)  # batches for one step of the optimizer
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"  # cuda when there is one, else cpu
-    threads: int | None = Field(None, ge=1)  # of torch on the CPU
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")  # auto: cuda, if any
+    threads: int | None = Field(None, ge=1, le=1024)  # of torch on the CPU
     select: Literal["wer", "cer", "loss"] = "wer"  # of the validation: what best means
-    keep_best: int = Field(3, ge=1)  # checkpoints kept, and averaged at the end
+    keep_best: int = Field(3, ge=1, le=1000)  # checkpoints kept, and averaged at the end
     average: bool = True
     patience: int | None = Field(None, ge=1)  # epochs without gain before training stops
     validate_every: int = Field(1, ge=1)  # epochs
@@ -128,7 +132,7 @@ class TrainConfig(BaseModel):
 class RunConfig(BaseModel):
     """All sections of a run's TOML file."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     data: DataConfig
     features: FeatureConfig = Field(default_factory=FeatureConfig)
@@ -233,6 +237,8 @@ def describe_errors(error: ValidationError, values: Any, source: str) -> str:
             lines.append(f"{name} is missing")
         else:
             message = item["msg"].removeprefix("Value error, ")
+            if name == "train.device":
+                message = "must be auto, cpu or cuda (cuda:1 for the second)"
             lines.append(f"{name}: {message[:1].lower()}{message[1:]}, got {value!r}")
     return "\n".join(f"{source}: {line}" for line in lines)
 

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from ctcspeech.data.manifest import Utterance, split_archive
 from ctcspeech.errors import CheckpointError
-from ctcspeech.files import atomic_write
+from ctcspeech.files import NUMPY_ERRORS, atomic_write
 from ctcspeech.train.config import RunConfig
 
 __all__ = ["FILE", "Fingerprint", "changes", "fingerprint"]
@@ -61,8 +60,10 @@ class Fingerprint:
                 if record["format"] != FORMAT or record["version"] != VERSION:
                     raise ValueError(f"its version {record['version']!r} is not {VERSION}")
                 sizes = {name: stored[f"sizes{i}"] for i, name in enumerate(record["sizes"])}
+                if any(a.ndim != 1 or a.dtype.kind != "i" for a in sizes.values()):
+                    raise ValueError("sizes must be integers")
                 return cls(dict(record["files"]), sizes)
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except NUMPY_ERRORS as error:
             raise CheckpointError(
                 f"{path} is damaged ({error}); with --force the run goes on without it"
             ) from error
