@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ctcspeech.data.manifest import read_manifest
+from ctcspeech.data.indexed import IndexedManifest
 from ctcspeech.errors import CheckpointError
 from ctcspeech.train.config import load_config
 from ctcspeech.train.fingerprint import FILE, Fingerprint, changes, fingerprint
@@ -27,8 +27,8 @@ def data(tmp_path):
     config = load_config(tmp_path / "run.toml")
 
     def look():
-        (path,) = config.data.train
-        return fingerprint(config, {path: read_manifest(path)})
+        manifest = IndexedManifest.read(config.data.train)
+        return fingerprint(config, manifest), manifest
 
     look()[0].save(tmp_path)
     return tmp_path, lambda: changes(Fingerprint.load(tmp_path), *look())

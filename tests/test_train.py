@@ -362,7 +362,7 @@ def test_two_processes_train_together(corpus, tmp_path):
         *(str(program), str(corpus / "tones.toml"), str(run), "train.epochs=6"),
     ]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("epoch 2/6: 48 utterances") == 1

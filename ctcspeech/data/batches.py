@@ -52,7 +52,7 @@ class DurationBatchSampler(torch.utils.data.Sampler[list[int]]):
 
     def __init__(
         self,
-        durations: Sequence[float],
+        durations: Sequence[float] | np.ndarray,
         max_seconds: float,
         *,
         max_utterances: int | None = None,

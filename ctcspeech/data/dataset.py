@@ -117,7 +117,7 @@ class SpeechDataset(torch.utils.data.Dataset):
         normalizer: Callable[[str], str] | None = None,
         cache_bytes: int = 0,
     ) -> None:
-        self.utterances = list(utterances)
+        self.utterances = utterances
         self.alphabet = alphabet
         self.precomputed = not isinstance(features, int) and features.kind == "precomputed"
         self.sample_rate = features if isinstance(features, int) else features.sample_rate
@@ -136,9 +136,12 @@ class SpeechDataset(torch.utils.data.Dataset):
         return len(self.utterances)
 
     @property
-    def durations(self) -> list[float]:
-        """Seconds, by the manifest."""
-        return [utterance.duration for utterance in self.utterances]
+    def durations(self) -> np.ndarray:
+        """Seconds, by the manifest: float64 (N,)."""
+        known = getattr(self.utterances, "durations", None)  # an IndexedManifest
+        if known is None:
+            known = [utterance.duration for utterance in self.utterances]
+        return np.asarray(known, np.float64)
 
     @property
     def epoch(self) -> int:

@@ -7,7 +7,9 @@ A manifest is JSON lines, one utterance a line, as NeMo has them:
 `audio_filepath` (relative to the manifest's folder, or absolute) and `duration` (seconds) MUST be
 there; `text`, `speaker`, `id` and `offset` (seconds into the file) MAY be. `features_filepath` in
 place of `audio_filepath` names precomputed features: `.npy`, Sphinx `.mfc`, or a place in a Kaldi
-archive, `feats.ark:1234`. Other keys are kept as they are.
+archive, `feats.ark:1234`. An `audio_filepath` may be a member of a tar file, `shard.tar:512:32044`
+(where its bytes begin, how many there are), there or at a URL that fsspec reads
+(`s3://bucket/shard.tar:512:32044`). Other keys are kept as they are.
 """
 
 import json
@@ -22,14 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from ctcspeech.errors import ManifestError
-from ctcspeech.files import atomic_write
+from ctcspeech.files import atomic_write, parse_json
 
 __all__ = [
     "Summary",
     "Utterance",
+    "location",
+    "parse_line",
     "parse_values",
     "read_lines",
     "read_manifest",
+    "split_archive",
     "split_utterances",
     "summarize",
     "write_manifest",
@@ -83,11 +88,22 @@ class Utterance:
 
 
 def split_archive(path: Path) -> tuple[Path, str | None]:
-    """`feats.ark:1234` apart: the file, and the place in it (None for any other path)."""
-    if ".ark:" not in path.name:
+    """`feats.ark:1234` or `a.tar:512:32044` apart: the file, and the place in it (of a tar file
+    where the member's bytes begin, and how many there are); None for any other path."""
+    if ".ark:" not in path.name and ".tar:" not in path.name:
         return path, None
-    match = re.fullmatch(r"(.+\.ark):(\d+)", str(path))
-    return (Path(match[1]), match[2]) if match else (path, None)
+    match = re.fullmatch(r"(.+\.ark):(\d+)|(.+\.tar):(\d+:\d+)", str(path))
+    if match is None:
+        return path, None
+    file, place = (match[1], match[2]) if match[1] else (match[3], match[4])
+    return Path(file), place
+
+
+def location(path: Path) -> str:
+    """A path as the operating system, or fsspec (`s3://bucket/a.tar`), takes it. (`Path` makes one
+    slash of a URL's two.)"""
+    text = str(path)
+    return re.sub(r"^([a-z][a-z0-9+.-]+):/(?=[^/])", r"\1://", text)
 
 
 def read_lines(
@@ -111,7 +127,7 @@ def read_lines(
         if not line.strip():
             continue
         try:
-            yield number, _parse(line, folder, need_duration)
+            yield number, parse_line(line, folder, need_duration)
         except ManifestError as error:
             yield number, ManifestError(f"{path}:{number}: {error}")
 
@@ -243,9 +259,10 @@ def _group(utterance: Utterance, by: str) -> str:
     return utterance.speaker
 
 
-def _parse(line: str, folder: Path, need_duration: bool) -> Utterance:
+def parse_line(line: str, folder: Path, need_duration: bool = True) -> Utterance:
+    """The utterance of a manifest's line; relative paths are from `folder`. ManifestError."""
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except ValueError as error:
         raise ManifestError(f"not JSON: {error}") from None
     if not isinstance(values, dict):
@@ -271,16 +288,23 @@ def parse_values(values: dict[str, Any], folder: Path, need_duration: bool = Tru
     offset = _take(values, "offset", float) or 0.0
     if not 0 <= offset < math.inf:
         raise ManifestError(f'"offset" must be 0 seconds or more, got {offset}')
+    for name in (audio, features):
+        if name and "\0" in name:
+            raise ManifestError(f"a path must have no zero byte, got {json.dumps(name)}")
     return Utterance(
-        audio_filepath=folder / audio if audio else None,
+        audio_filepath=_path(folder, audio) if audio else None,
         duration=duration,
         text=_take(values, "text", str) or "",
         speaker=_take(values, "speaker", str),
         offset=offset,
         id=_take(values, "id", str) or "",
-        features_filepath=folder / features if features else None,
+        features_filepath=_path(folder, features) if features else None,
         extra={key: value for key, value in values.items() if key not in KNOWN},
     )
+
+
+def _path(folder: Path, name: str) -> Path:
+    return Path(name) if "://" in name else folder / name
 
 
 def _take(values: dict[str, Any], key: str, kind: type) -> Any:
@@ -316,6 +340,8 @@ def _to_dict(utterance: Utterance, folder: Path) -> dict[str, Any]:
 
 
 def _relative(path: Path, folder: Path) -> str:
+    if (url := location(path)) != str(path):
+        return url
     path = Path(os.path.normpath(path.absolute()))
     try:
         return path.relative_to(os.path.normpath(folder)).as_posix()

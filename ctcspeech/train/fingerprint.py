@@ -9,15 +9,13 @@ at the cost of looking up each file once (no recording is read).
 import hashlib
 import io
 import json
-import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ctcspeech.data.manifest import Utterance, split_archive
+from ctcspeech.data.indexed import MISSING, IndexedManifest
 from ctcspeech.errors import CheckpointError
 from ctcspeech.files import NUMPY_ERRORS, atomic_write
 from ctcspeech.train.config import RunConfig
@@ -26,7 +24,6 @@ __all__ = ["FILE", "Fingerprint", "changes", "fingerprint"]
 
 FILE = "data.npz"
 FORMAT, VERSION = "ctcspeech training data", 1
-MISSING = -1  # the size of a file that is not there
 
 
 @dataclass
@@ -69,16 +66,12 @@ class Fingerprint:
             ) from error
 
 
-def fingerprint(
-    config: RunConfig, manifests: dict[Path, Iterable[Utterance]]
-) -> tuple[Fingerprint, dict[str, list[str]]]:
-    """Of the data of a run: its manifests, each with its utterances, its alphabet, noises, rooms;
-    and for each entry of `sizes` the names of its files, in order."""
+def fingerprint(config: RunConfig, manifests: IndexedManifest) -> Fingerprint:
+    """Of the data of a run: its manifests, its alphabet, noises and rooms."""
     found = Fingerprint()
-    names: dict[str, list[str]] = {}
-    for path, utterances in manifests.items():
+    for path in manifests.paths:
         found.files[str(path)] = _digest(path)
-        names[str(path)] = [os.fspath(split_archive(u.path)[0]) for u in utterances]
+        found.sizes[str(path)] = manifests.of_file(path).sizes
     if config.data.alphabet is not None:
         found.files[str(config.data.alphabet)] = _digest(config.data.alphabet)
     augment = config.augment
@@ -87,14 +80,12 @@ def fingerprint(
         (augment.rir_folder, augment.rir_probability),
     ):
         if folder is not None and share:
-            names[str(folder)] = sorted(str(p) for p in folder.rglob("*") if p.is_file())
-    known: dict[str, int] = {}
-    for key, files in names.items():
-        found.sizes[key] = np.array([_size(name, known) for name in files], np.int64)
-    return found, names
+            files = sorted(p for p in folder.rglob("*") if p.is_file())
+            found.sizes[str(folder)] = np.array([p.stat().st_size for p in files], np.int64)
+    return found
 
 
-def changes(before: Fingerprint, now: Fingerprint, names: dict[str, list[str]]) -> list[str]:
+def changes(before: Fingerprint, now: Fingerprint, manifests: IndexedManifest) -> list[str]:
     """A line for each thing that differs, naming it; none where nothing does."""
     lines = []
     for path, digest in now.files.items():
@@ -110,12 +101,13 @@ def changes(before: Fingerprint, now: Fingerprint, names: dict[str, list[str]]) 
             lines.append(f"{key}: {len(old)} files then, {len(sizes)} now")
             continue
         other = np.flatnonzero(old != sizes)
-        if len(other):
-            first = int(other[0])
-            lines.append(
-                f"{key}: {len(other)} of {len(sizes)} files have another size, e.g. "
-                f"{names[key][first]}: {_bytes(old[first])} then, {_bytes(sizes[first])} now"
-            )
+        if not len(other):
+            continue
+        first, example = int(other[0]), ""
+        if key in now.files:
+            name = manifests.of_file(Path(key))[first].path
+            example = f", e.g. {name}: {_bytes(old[first])} then, {_bytes(sizes[first])} now"
+        lines.append(f"{key}: {len(other)} of {len(sizes)} files have another size{example}")
     return lines
 
 
@@ -128,15 +120,6 @@ def _digest(path: Path) -> str:
     except OSError:
         return "missing"  # reported where it is read
     return hasher.hexdigest()
-
-
-def _size(name: str, known: dict[str, int]) -> int:
-    if name not in known:
-        try:
-            known[name] = os.stat(name).st_size
-        except OSError:
-            known[name] = MISSING
-    return known[name]
 
 
 def _bytes(size: int) -> str:

@@ -14,7 +14,8 @@ from ctcspeech.ctc.loss import infeasible
 from ctcspeech.data.augment import Augmenter
 from ctcspeech.data.dataset import Item, SpeechDataset
 from ctcspeech.data.frame_shift import propose_frame_shift
-from ctcspeech.data.manifest import Utterance, read_manifest
+from ctcspeech.data.indexed import IndexedManifest
+from ctcspeech.data.manifest import Utterance
 from ctcspeech.errors import AlphabetError, ConfigError, ManifestError, TrainingError
 from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
 from ctcspeech.model.deepspeech import AcousticModel, build_model
@@ -29,11 +30,12 @@ __all__ = [
     "expected_frames",
     "keep_trainable",
     "prepare",
-    "read_utterances",
+    "read_manifests",
 ]
 
 Report = Callable[[str], None]
 SHOWN = 5  # items of a list that are named
+LOOKED_AT = 5000  # utterances, evenly spread, by which the frame shift is judged
 
 
 @dataclass
@@ -50,18 +52,19 @@ class Materials:
 
 @dataclass
 class Manifests:
-    """The utterances of a run, by manifest."""
+    """The utterances of a run."""
 
-    train: dict[Path, list[Utterance]]
-    validation: dict[Path, list[Utterance]]
+    train: IndexedManifest
+    validation: IndexedManifest
 
     @classmethod
     def read(cls, config: DataConfig) -> "Manifests":
         """Raises ManifestError."""
-        return cls(
-            read_utterances(config.train, "data.train"),
-            read_utterances(config.validation, "data.validation"),
-        )
+        read = [
+            read_manifests(config.train, "data.train", config.normalizer),
+            read_manifests(config.validation, "data.validation", config.normalizer),
+        ]
+        return cls(*read)
 
 
 def prepare(
@@ -70,8 +73,6 @@ def prepare(
     """Makes what `config` describes, or goes on with the checkpoint `last` of the same run, or with
     the one that `train.init_from` names."""
     data, seed = config.data, config.train.seed
-    utterances = [item for items in manifests.train.values() for item in items]
-    validation = [item for items in manifests.validation.values() for item in items]
     start = last
     if start is None and config.train.init_from is not None:
         start = initial_checkpoint(config, config.train.init_from)
@@ -79,8 +80,7 @@ def prepare(
     if last is not None:
         alphabet = last.alphabet
     else:
-        texts = [utterance.text for utterance in utterances]
-        alphabet = choose_alphabet(data, texts, start.alphabet if start else None)
+        alphabet = choose_alphabet(data, manifests.train, start.alphabet if start else None)
     if start is None:
         features = FeatureExtractor(config.features)
         torch.manual_seed(seed)
@@ -91,7 +91,7 @@ def prepare(
             adapt_output(model, start.alphabet, alphabet)
             report(f"new output layer: {len(start.alphabet)} to {len(alphabet)} labels")
 
-    def dataset(items: list[Utterance]) -> SpeechDataset:
+    def dataset(items: IndexedManifest) -> SpeechDataset:
         return SpeechDataset(
             items,
             alphabet,
@@ -101,10 +101,12 @@ def prepare(
             cache_bytes=int(data.cache_mb * 2**20 / 2),
         )
 
-    kept = keep_trainable(dataset(utterances), data, features.config, model, report)
+    everything = dataset(manifests.train)
+    kept = keep_trainable(manifests.train, everything, features.config, data, model, report)
     report_coarse_frames(dataset(kept), features.config, model, report)
     augmenter = Augmenter(config.augment, features.config.sample_rate)
-    return Materials(alphabet, features, model, dataset(kept), dataset(validation), augmenter)
+    validation = dataset(manifests.validation)
+    return Materials(alphabet, features, model, dataset(kept), validation, augmenter)
 
 
 def initial_checkpoint(config: RunConfig, path: Path) -> Checkpoint:
@@ -141,9 +143,10 @@ def adapt_output(model: AcousticModel, old: Alphabet, new: Alphabet) -> None:
         model.output.bias[to] = before.bias[of]
 
 
-def read_utterances(paths: Sequence[Path], key: str) -> dict[Path, list[Utterance]]:
+def read_manifests(
+    paths: Sequence[Path], key: str, normalizer: Callable[[str], str] | None
+) -> IndexedManifest:
     """The utterances of some manifests. `key` is the configuration's, for the error."""
-    utterances: dict[Path, list[Utterance]] = {}
     for path in paths:
         if not path.exists():
             raise ManifestError(
@@ -151,68 +154,87 @@ def read_utterances(paths: Sequence[Path], key: str) -> dict[Path, list[Utteranc
                 'utterance, {"audio_filepath": ..., "duration": ..., "text": ...}; '
                 "`ctcspeech data import` makes one"
             )
-        utterances[path] = read_manifest(path)
-    return utterances
+    return IndexedManifest.read(paths, normalizer)
 
 
 def choose_alphabet(
-    config: DataConfig, texts: Sequence[str], previous: Alphabet | None = None
+    config: DataConfig, manifest: IndexedManifest, previous: Alphabet | None = None
 ) -> Alphabet:
     """The alphabet that the configuration names, else `previous` (that of the model to be tuned)
     where it can write all texts, else one made from the texts."""
-    if config.normalizer is not None:
-        texts = [config.normalizer(text) for text in texts]
     if config.alphabet is not None:
         if config.alphabet.suffix == ".json":
             return Alphabet.load(config.alphabet)
         return Alphabet.from_sentencepiece(config.alphabet)
-    if previous is not None and not any(previous.missing(text) for text in texts):
+    all_characters = "".join(sorted(manifest.characters))
+    if previous is not None and not previous.missing(all_characters):
         return previous
+    kind, normalizer = config.alphabet_kind, config.normalizer
     try:
-        return Alphabet.from_text(texts, config.alphabet_kind, size=config.alphabet_size)
+        if kind == "characters":
+            try:
+                return Alphabet.from_text([all_characters])
+            except AlphabetError:
+                pass  # said again of the text in which the character is
+        texts = (normalizer(x) if normalizer else x for x in manifest.texts())
+        return Alphabet.from_text(texts, kind, size=config.alphabet_size)
     except AlphabetError as error:
         raise ConfigError(f"data.alphabet is not given, and none can be made: {error}") from error
 
 
-def expected_frames(utterance: Utterance, features: FeatureConfig) -> int:
-    """Frames of an utterance by the manifest's duration."""
+def expected_frames(durations: np.ndarray, features: FeatureConfig) -> np.ndarray:
+    """Frames of utterances by their durations in the manifest."""
     if features.kind == "precomputed":
-        return round(utterance.duration * 1000 / features.shift_ms)
-    return num_frames(round(utterance.duration * features.sample_rate), features)
+        return np.rint(durations * 1000 / features.shift_ms).astype(np.int64)
+    samples, place = np.unique(np.rint(durations * features.sample_rate), return_inverse=True)
+    frames = np.array([num_frames(int(count), features) for count in samples], np.int64)
+    return frames[place]
 
 
 def keep_trainable(
+    manifest: IndexedManifest,
     dataset: SpeechDataset,
-    config: DataConfig,
     features: FeatureConfig,
+    config: DataConfig,
     model: AcousticModel,
     report: Report,
-) -> list[Utterance]:
-    """The dataset's utterances without those that cannot be trained on, which are reported.
+) -> IndexedManifest:
+    """The utterances without those that cannot be trained on, which are reported.
 
     Left out are those shorter than `min_seconds`, longer than `max_seconds`, of unknown duration,
     with characters outside the alphabet, or with fewer frames than their labels need.
     """
-    kept: list[Utterance] = []
+    durations = manifest.durations
+    keep = (durations >= config.min_seconds) & (durations <= config.max_seconds)
+    frames = np.zeros(len(manifest), np.int64)
+    frames[keep] = expected_frames(durations[keep], features)
+    outputs = model.output_lengths(torch.from_numpy(frames)).numpy()
+    # A text has no more labels than bytes, and between two there is one blank at most. Only where
+    # that may be too much, or some text has an unknown character, are labels looked at.
+    sure = keep & (outputs >= np.maximum(1, 2 * manifest.text_bytes))
+    if dataset.alphabet.missing("".join(sorted(manifest.characters))):
+        sure[:] = False
+    if config.normalizer is not None:
+        sure &= manifest.text_bytes > 0  # one that the normaliser refuses has none
     reasons: dict[str, list[str]] = {}
-    for utterance in dataset.utterances:
-        reason = untrainable(utterance, dataset, config, features, model)
-        if reason is None:
-            kept.append(utterance)
-        else:
+    for index in np.flatnonzero(~sure).tolist():
+        utterance = manifest[index]
+        reason = untrainable(utterance, dataset, config, int(outputs[index]))
+        keep[index] = reason is None
+        if reason is not None:
             kind, detail = reason
             reasons.setdefault(kind, []).append(f"{utterance.path}: {detail}")
     for kind, items in reasons.items():
-        report(f"left out {len(items)} of {len(dataset)} utterances: {kind}")
+        report(f"left out {len(items)} of {len(manifest)} utterances: {kind}")
         for item in items[:SHOWN]:
             report(f"  {item}")
         if len(items) > SHOWN:
             report(f"  and {len(items) - SHOWN} more")
-    if not kept:
+    if not keep.any():
         raise TrainingError(
             "none of the training utterances can be trained on; `ctcspeech data check` says more"
         )
-    return kept
+    return manifest if keep.all() else manifest.select(np.flatnonzero(keep))
 
 
 def report_coarse_frames(
@@ -220,9 +242,10 @@ def report_coarse_frames(
 ) -> None:
     """Says so where the model's frames of emissions are too long for labels that come so fast."""
     shift = features.shift_ms * model.subsampling
-    found = propose_frame_shift(
-        (dataset.encode(utterance).tolist(), utterance.duration) for utterance in dataset.utterances
-    )
+    count = len(dataset.utterances)
+    some = range(0, count, max(1, count // LOOKED_AT))
+    utterances = [dataset.utterances[i] for i in some]
+    found = propose_frame_shift((dataset.encode(u).tolist(), u.duration) for u in utterances)
     if found is not None and found[0] < shift:
         report(
             f"a frame of emissions is {shift:g} ms, but labels come every {found[1]:.0f} ms in the "
@@ -234,10 +257,9 @@ def untrainable(
     utterance: Utterance,
     dataset: SpeechDataset,
     config: DataConfig,
-    features: FeatureConfig,
-    model: AcousticModel,
+    outputs: int,
 ) -> tuple[str, str] | None:
-    """(kind of reason, detail), or None."""
+    """(kind of reason, detail), or None. outputs: frames of emissions, by the duration."""
     duration = utterance.duration
     if not (math.isfinite(duration) and duration > 0):
         return "no duration in the manifest", f"{duration} s"
@@ -248,8 +270,6 @@ def untrainable(
         targets = dataset.encode(utterance)
     except AlphabetError as error:
         return "characters outside the alphabet", str(error)
-    frames = expected_frames(utterance, features)
-    outputs = int(model.output_lengths(torch.tensor(frames)))
     if outputs < 1 or bool(infeasible(targets[None], torch.tensor([outputs]), [len(targets)])[0]):
         return (
             "text too long for the recording",

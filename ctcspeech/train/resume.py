@@ -74,14 +74,15 @@ def check_data(
     """
 
     def compare() -> bool:
-        now, names = fingerprint(config, {**manifests.train, **manifests.validation})
+        everything = manifests.train.joined(manifests.validation)
+        now = fingerprint(config, everything)
         other: list[str] = []
         if last is not None and force and not _readable(run):
             other = ["the record of the data is damaged"]
         elif last is not None:
             before = Fingerprint.load(run)
             other = ["it has no record of its data"] if before is None else []
-            other += changes(before, now, names) if before is not None else []
+            other += changes(before, now, everything) if before is not None else []
         if other and not force:
             raise TrainingError(
                 f"the data are not those of the run in {run}: {'; '.join(other)}. Begin a new run "

@@ -141,7 +141,7 @@ class Trainer:
     def _report_data(self) -> None:
         for name, dataset in (("training", self.dataset), ("validation", self.validation)):
             if len(dataset):
-                hours = sum(dataset.durations) / 3600
+                hours = float(dataset.durations.sum()) / 3600
                 self.report(f"{name} on {len(dataset)} utterances, {hours:.2f} h")
         self.report(repr(self.alphabet))
         self.report(describe(self.model, self.features.config.shift_ms))
@@ -317,7 +317,7 @@ class Trainer:
             f"epoch {self.epoch + 1}/{self.config.train.epochs}",
             len(self.dataset) // world,
             "utterance",
-            sum(self.dataset.durations) / world,
+            float(self.dataset.durations.sum()) / world,
         )
         progress.live = progress.live and self.process.rank == 0
         return progress

@@ -22,7 +22,7 @@ else
   train="[\"$data/train-clean-100.jsonl\"]"
 fi
 launch=(ctcspeech)
-[ "${GPUS:-1}" = 1 ] || launch=(torchrun --nproc-per-node "$GPUS" -m ctcspeech)
+[ "${GPUS:-1}" = 1 ] || launch=(torchrun --nproc-per-node "$GPUS" -m ctcspeech --)
 "${launch[@]}" train "$here/librispeech$hours.toml" --run "$work/run" --resume \
   "data.train=$train" "data.validation=$data/dev-clean.jsonl" "$@"
 for part in dev-clean dev-other test-clean test-other; do
