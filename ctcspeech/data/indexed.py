@@ -13,6 +13,7 @@ import json
 import math
 import mmap
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +33,10 @@ MISSING = -1  # the size of a recording that is not there
 class _Lines:
     """What is gathered of the lines of one manifest."""
 
-    starts: list[int] = field(default_factory=list)
-    durations: list[float] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    text_bytes: list[int] = field(default_factory=list)
+    starts: array = field(default_factory=lambda: array("q"))
+    durations: array = field(default_factory=lambda: array("d"))
+    sizes: array = field(default_factory=lambda: array("q"))
+    text_bytes: array = field(default_factory=lambda: array("i"))
     errors: list[str] = field(default_factory=list)
 
 
@@ -81,7 +82,7 @@ class IndexedManifest(Sequence[Utterance]):
             found.append((np.full(len(lines.starts), len(found), np.int32), lines))
 
         def column(name: str, kind: Any) -> np.ndarray:
-            parts = [np.array(getattr(lines, name), kind) for _, lines in found]
+            parts = [np.frombuffer(getattr(lines, name), kind) for _, lines in found]
             return np.concatenate([np.zeros(0, kind), *parts])
 
         of = np.concatenate([np.zeros(0, np.int32), *(numbers for numbers, _ in found)])
