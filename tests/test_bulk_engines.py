@@ -303,6 +303,7 @@ def test_ray(tmp_path, calls, monkeypatch):  # noqa: F811
     kills = tmp_path / "kills"
     monkeypatch.setenv("KILLS", str(kills))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")  # on a busy machine
     script = f"""
 import json, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})

@@ -1,5 +1,6 @@
 """Workers as processes of this machine; one that dies is replaced, and its part done again."""
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -158,12 +159,12 @@ def _work(job: Job, load: Loader, connection: Connection) -> None:
             part: Part = connection.recv()
             outcome = worker.do(part, lambda seconds: connection.send(("seconds", seconds)))
             connection.send(("done", outcome))
-    except (EOFError, BrokenPipeError):
-        return
-    except CtcSpeechError as error:
-        connection.send(("error", error))
+    except (EOFError, ConnectionError):
+        return  # the parent has gone
     except BaseException as error:
-        connection.send(("error", BulkError(f"a worker failed: {_told(error)}")))
+        told = error if isinstance(error, CtcSpeechError) else BulkError(_told(error))
+        with contextlib.suppress(OSError):
+            connection.send(("error", told))
 
 
 def _follow(parent: BaseProcess) -> None:
@@ -175,4 +176,4 @@ def _follow(parent: BaseProcess) -> None:
 def _told(error: BaseException) -> str:
     import traceback
 
-    return "".join(traceback.format_exception(error)).rstrip()
+    return "a worker failed: " + "".join(traceback.format_exception(error)).rstrip()
