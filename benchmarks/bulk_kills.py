@@ -191,6 +191,7 @@ class Trial:
 
 # On a machine with much other work a process of Ray may take minutes to start.
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+os.environ.setdefault("RAY_worker_niceness", "0")  # of Ray: 15
 NODE = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
 
 
