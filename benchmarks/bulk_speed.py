@@ -4,7 +4,7 @@ Speed of `ctcspeech bulk --workers 2` against the plain `ctcspeech transcribe --
 same recordings, whose results must be the same records. Both are run in turn, --repeats times; what
 counts is the processor's time of all their processes for an hour of audio (on a machine with other
 work the time on the clock says little; it is given besides). Starting the programs, which a long
-run does not notice, is measured on one recording and taken off.
+run does not notice, is measured on 16 recordings and taken off.
 
 Results go to benchmarks/results/bulk_speed.md.
 """
@@ -49,18 +49,18 @@ def compare(place: Path, model: str, data: Path, repeats: int) -> dict[str, obje
         lines.append(json.dumps(row))
     many, one = place / "many.jsonl", place / "one.jsonl"
     many.write_text("\n".join(lines) + "\n")
-    one.write_text("\n".join(lines[:2]) + "\n")
+    one.write_text("\n".join(lines[:16]) + "\n")  # a part for each worker
     hours = sum(json.loads(line)["duration"] for line in lines) / 3600
     found: dict[str, list[tuple[float, float]]] = {"transcribe": [], "bulk": []}
     starts: dict[str, list[tuple[float, float]]] = {"transcribe": [], "bulk": []}
     for number in range(repeats):
-        for manifest, into in ((many, found), (one, starts)):
+        for manifest, into, more in ((many, found, []), (one, starts, ["--shards", "2"])):
             plain = place / "plain.jsonl"
             command = [model, str(manifest), "--format", "jsonl", "-o", str(plain)]
             into["transcribe"].append(run("transcribe", *command, "--threads", "2"))
             output = place / f"out-{data.parent.name}-{number}-{manifest.stem}"
             into["bulk"].append(
-                run("bulk", model, str(manifest), "-o", str(output), "--workers", "2")
+                run("bulk", model, str(manifest), "-o", str(output), "--workers", "2", *more)
             )
             records = [
                 json.loads(line)

@@ -109,9 +109,9 @@ def test_amounts_of_work():
     million = choose_group_bits(1_000_000, 3.6e9)  # 1 M hours in calls of an hour
     assert million == 20  # a recording is a group
     assert choose_shards(1_000_000, 3.6e9, million) == 65536
-    assert choose_group_bits(250, 113.0) == 5
+    assert choose_group_bits(250, 113.0) == 4
     assert choose_group_bits(0, 0.0) == 0
-    assert choose_shards(250, 113.0, 5, parts=100) == 32
+    assert choose_shards(250, 113.0, 4, parts=100) == 16
     assert choose_shards(1_000_000, 450_000.0, 12) == 245  # short ones: 4096 a shard
     with pytest.raises(ValueError, match="shards must be 1 to 8"):
         Shape(3, 9)

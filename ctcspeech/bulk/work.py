@@ -24,7 +24,7 @@ __all__ = [
 
 MAX_BITS = 24  # of groups
 _GROUP_SECONDS, _GROUP_RECORDINGS, _GROUP_UNKNOWN = 300.0, 256, 64
-_GROUPS_AT_LEAST, _RECORDINGS_AT_LEAST = 32, 8  # where there is little, for several workers
+_GROUPS_AT_LEAST, _RECORDINGS_AT_LEAST = 16, 8  # where there is little, for several workers
 _SHARD_SECONDS, _SHARD_RECORDINGS, _SHARD_UNKNOWN = 8 * 3600.0, 4096, 1024
 _SHARDS_AT_LEAST, _SHARDS_AT_MOST = 64, 65536
 
@@ -70,7 +70,7 @@ class Item:
 
 def choose_group_bits(items: int, seconds: float | None) -> int:
     """Bits of the key that name the group: about five minutes of audio in each, at most 256
-    recordings; 64 recordings where their lengths are not known. Where there is little to do, 32
+    recordings; 64 recordings where their lengths are not known. Where there is little to do, 16
     groups of 8 recordings at least."""
     if seconds is None:
         groups = items / _GROUP_UNKNOWN
