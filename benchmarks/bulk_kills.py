@@ -136,7 +136,7 @@ class Trial:
             "the work was done before all kills: give more --times"
         )
         self.starts += 1
-        command = [*self.command, "--shards", str(self.random.choice([16, 13, 9]))]
+        command = [*self.command, "--shards", str(self.random.choice([32, 24, 17]))]
         log = open(self.folder.parent / f"{self.engine}-{self.starts}.log", "w")
         self.process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -211,7 +211,7 @@ def write(
         f"{describe()}; Python {platform.python_version()}, ray {ray.__version__}.",
         "",
         f"{count} lines of a manifest, {expected[0]} recordings that can be read; 2 workers. Each "
-        "start has another number of shards (16, 13 or 9). Times of the kills are random, once "
+        "start has another number of shards (32, 24 or 17). Times of the kills are random, once "
         "work has begun.",
         "",
         "| engine | kills | of these | starts of the command | output |",
