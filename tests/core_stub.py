@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ctcspeech import _core
 
-STUB = Path(__file__).parent.parent / "ctcspeech" / "_core.pyi"
+STUB = Path(_core.__file__ or "").parent / "_core.pyi"
 ARRAY = re.compile(r"Annotated\[NDArray\[numpy\.(\w+)\], dict\((?:[^()]|\([^()]*\))*\)\]")
 HEAD = '''"""The native core of ctcspeech, for mypy. Written by tests/core_stub.py."""
 
