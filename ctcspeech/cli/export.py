@@ -40,6 +40,15 @@ def export(
         "-m",
         help="Measure the error rates of what was exported on this, for the card.",
     ),
+    streaming: bool = typer.Option(
+        False,
+        "--streaming",
+        help="Write OUT/streaming.onnx alone: the state of streams in and out, for forward-only "
+        "models (ctcspeech.StreamingRecognizer).",
+    ),
+    steps: int = typer.Option(
+        2, min=1, help="With --streaming: frames of emissions that come out of a run of the graph."
+    ),
     threads: int | None = typer.Option(
         None, min=1, help="Threads of the CPU. [default: one a core]", show_default=False
     ),
@@ -56,9 +65,13 @@ def export(
         ctcspeech transcribe digits/ call.wav
         ctcspeech transcribe digits/model.int8.onnx call.wav
         ctcspeech export runs/grid_portable grid/ --layout nemo
+        ctcspeech export runs/streaming live/ --streaming
     """
     require("torch", "ctcspeech export")
     require("onnx", "ctcspeech export")
+    if streaming:
+        _export_streaming(model, out, steps)
+        return
     from ctcspeech.exchange.card import write_card
     from ctcspeech.exchange.export import export as run
 
@@ -78,6 +91,18 @@ def export(
             print(f"{name}: {_rates(evaluation)}")
     summary = {name: _rates(evaluation) for name, evaluation in measured.items()}
     print(write_card(exported, summary, "" if manifest is None else str(manifest)))
+
+
+def _export_streaming(model: Path, out: Path, steps: int) -> None:
+    from ctcspeech.exchange.streaming import export_streaming
+
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "streaming.onnx"
+    difference = export_streaming(model, file, steps)
+    print(
+        f"{file.name}: {file.stat().st_size:,} bytes, log-probabilities differ from torch's by at "
+        f"most {difference:.2g}"
+    )
 
 
 def _samples(model: Path, manifest: Path | None) -> "list[np.ndarray] | None":

@@ -69,7 +69,7 @@ def listen(
         endpointing = Endpointing(silence_alone, silence, longest)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    recognizer = load_recognizer(Path(model), "cpu", 1)
+    recognizer = load_recognizer(model, "cpu", 1)
     decoder = make_decoder(options, recognizer) if options.given() else None
     live = StreamingRecognizer.of(recognizer, decoder=decoder, endpointing=endpointing)
     stream = live.stream()

@@ -114,7 +114,7 @@ def serve(
     server = Server(settings)
     for argument in models:
         name, model = named(argument)
-        recognizer = load_recognizer(Path(model), device, 1)
+        recognizer = load_recognizer(model, device, 1)
         decoder = make_decoder(options, recognizer) if options.given() else None
         try:
             server.models.add(name, recognizer, decoder=decoder, endpointing=endpointing)

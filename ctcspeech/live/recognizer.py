@@ -27,10 +27,11 @@ from ctcspeech.decode.confidence import Calibration
 from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.emissions import Emitter
 from ctcspeech.errors import AlphabetError, AudioError, DecoderError
+from ctcspeech.exchange.streaming import StreamingOnnx, is_streaming_file
 from ctcspeech.live.endpoint import EndpointDetector, Endpointing
 from ctcspeech.live.source import Source
 from ctcspeech.live.stable import StablePrefix
-from ctcspeech.live.state import StateSource, has_state
+from ctcspeech.live.state import OnnxSource, StateSource, has_state
 from ctcspeech.live.windows import Windows, WindowSource
 
 __all__ = ["LiveStream", "Result", "StreamingRecognizer"]
@@ -87,7 +88,9 @@ class StreamingRecognizer:
         """
         self.emitter = emitter
         self.source: Source
-        if windows is None and has_state(emitter):
+        if windows is None and isinstance(emitter, StreamingOnnx):
+            self.source = OnnxSource(emitter)
+        elif windows is None and has_state(emitter):
             self.source = StateSource(emitter)  # type: ignore[arg-type]
         else:
             self.source = WindowSource(emitter, windows)
@@ -103,12 +106,15 @@ class StreamingRecognizer:
     def load(
         cls, model: str | os.PathLike[str], device: str = "cpu", **options: Any
     ) -> "StreamingRecognizer":
-        """Of a model as `Recognizer.load` takes it, with its language model and calibration.
+        """Of a model as `Recognizer.load` takes it, with its language model and calibration, or of
+        a file of `exchange.streaming.export_streaming`.
 
         options: of the class; a `decoder` takes the place of the model's own settings.
         """
         from ctcspeech.recognize.recognizer import Recognizer
 
+        if is_streaming_file(model):
+            return cls(StreamingOnnx(model), **options)
         return cls.of(Recognizer.load(model, device), **options)
 
     @classmethod

@@ -5,17 +5,25 @@ have enough samples for it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ctcspeech.audio.features import FeatureExtractor, StreamingFeatures, num_frames
+from ctcspeech.audio.features import (
+    FeatureConfig,
+    FeatureExtractor,
+    StreamingFeatures,
+    num_frames,
+)
+from ctcspeech.exchange.streaming import StreamingOnnx
 from ctcspeech.live.source import Source, SourceStream
 from ctcspeech.model.streaming import StreamingModel, streams_by_state
 from ctcspeech.recognize.checkpoint import CheckpointEmitter
 
-__all__ = ["StateSource", "has_state"]
+__all__ = ["OnnxSource", "StateSource", "has_state"]
 
 _MOST_STEPS = 25  # of one stream in a computation, so that a hasty one does not hold up the others
 
@@ -71,9 +79,9 @@ class StateStream(SourceStream):
     @property
     def steps(self) -> int:
         """Steps (of `subsampling` frames each) that can be computed now."""
-        stride = self.source.model.subsampling
+        stride, grain = self.source.model.subsampling, self.source.grain
         if self.length is None:
-            return self.frames_waiting // stride
+            return self.frames_waiting // stride // grain * grain
         if not self.length:
             return 0
         return -(-self.length // stride) - self.frames_out
@@ -95,6 +103,8 @@ class StateStream(SourceStream):
 
 class StateSource(Source):
     """Streams of a forward-only Deep Speech 2 (`CheckpointEmitter`), computed by torch."""
+
+    grain = 1  # steps that are computed at once, or a multiple of it
 
     def __init__(self, emitter: CheckpointEmitter) -> None:
         self.emitter = emitter
@@ -187,3 +197,77 @@ class StateSource(Source):
             if count < frames:
                 features[i, count:] = 0.0
         return features
+
+
+class OnnxSource(StateSource):
+    """Streams of a model exported for them (`StreamingOnnx`), computed by onnxruntime."""
+
+    def __init__(self, emitter: StreamingOnnx) -> None:
+        self.emitter = self.model = emitter  # type: ignore[assignment]
+        self.extractor = _Features(emitter.config)  # type: ignore[assignment]
+        self.grain = emitter.steps
+        self.sample_rate = emitter.sample_rate
+        self.frame_seconds = emitter.frame_shift_ms / 1000
+        ahead = emitter.lookahead * emitter.config.shift + emitter.config.window
+        self.lookahead_seconds = ahead / self.sample_rate + self.grain * self.frame_seconds
+        self.table = emitter.states(4)  # type: ignore[assignment]
+        self.free = list(range(4))[::-1]
+
+    def open(self) -> StateStream:
+        onnx: Any = self.model
+        if not self.free:
+            rows = len(self.table[0])
+            pairs = zip(self.table, onnx.states(rows), strict=True)
+            self.table = [np.concatenate(pair) for pair in pairs]
+            self.free = list(range(rows, 2 * rows))[::-1]
+        row = self.free.pop()
+        for part, fresh in zip(self.table, onnx.states(1), strict=True):
+            part[row] = fresh[0]
+        return StateStream(self, row)
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(int(part[0].nbytes) for part in self.table)
+
+    def compute(self, streams: Sequence[SourceStream]) -> list[np.ndarray]:
+        mine = [stream for stream in streams if isinstance(stream, StateStream)]
+        parts: list[list[np.ndarray]] = [[] for _ in mine]
+        left = {i: min(stream.steps, _MOST_STEPS) for i, stream in enumerate(mine)}
+        while left := {i: steps for i, steps in left.items() if steps > 0}:
+            chosen = [mine[i] for i in left]
+            for i, log_probs in zip(left, self._run(chosen), strict=True):
+                parts[i].append(log_probs)
+                left[i] -= self.grain
+        empty = np.zeros((0, len(self.emitter.alphabet)), np.float32)
+        return [np.concatenate(part) if part else empty for part in parts]
+
+    def _run(self, streams: list[StateStream]) -> list[np.ndarray]:
+        onnx: Any = self.model
+        config, frames = onnx.config, self.grain * onnx.subsampling
+        needed = (frames - 1) * config.shift + config.window
+        samples = np.zeros((len(streams), needed), np.float32)
+        for row, stream in zip(samples, streams, strict=True):
+            part = stream.buffer[:needed]
+            row[: len(part)] = part
+            stream.buffer = stream.buffer[frames * config.shift :]
+        rows = np.array([stream.row for stream in streams])
+        log_probs, states = onnx.step(samples, [part[rows] for part in self.table])
+        for kept, new in zip(self.table, states, strict=True):
+            kept[rows] = new
+        results = []
+        for stream, item in zip(streams, log_probs, strict=True):
+            first, last = max(0, -stream.frames_out), self.grain
+            if stream.length is not None:
+                last = min(last, -(-stream.length // onnx.subsampling) - stream.frames_out)
+            stream.frames_taken += frames
+            stream.frames_out += min(self.grain, last)
+            results.append(item[first:last])
+        return results
+
+
+@dataclass
+class _Features:
+    """What a stream asks of its features, where the graph computes them."""
+
+    config: FeatureConfig
+    num_features: int = 0

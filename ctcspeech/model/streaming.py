@@ -150,16 +150,18 @@ class StreamingModel(nn.Module):
         axis = 2 if self.two_dimensional else 1
         hidden = features[:, None] if self.two_dimensional else features
         for layer, late in zip(self.convolutions, self.late, strict=True):
+            frames = int(hidden.shape[axis])  # integers, so that a traced graph has fixed shapes
             joined = torch.cat([caches.pop(0), hidden], axis)
-            new.append(joined.narrow(axis, joined.shape[axis] - late.cache, late.cache))
-            used = (hidden.shape[axis] // late.stride - 1) * late.stride + late.width
+            new.append(joined.narrow(axis, frames, late.cache))
+            used = (frames // late.stride - 1) * late.stride + late.width
             hidden = layer(joined.narrow(axis, 0, used))
             if not inside:
-                mask = _inside(late, hidden.shape[axis], place, length)
+                mask = _inside(late, int(hidden.shape[axis]), place, length)
                 hidden = hidden * (mask[:, None, :, None] if axis == 2 else mask[..., None])
         if self.two_dimensional:
             hidden = hidden.permute(0, 2, 1, 3).flatten(2)  # (N, T, C * F)
-        valid = None if inside else _inside(self.late[-1], hidden.shape[1], place, length)
+        frames = int(hidden.shape[1])
+        valid = None if inside else _inside(self.late[-1], frames, place, length)
         for layer in self.recurrent:
             count = 2 if self.config.recurrent == "lstm" else 1
             state = tuple(caches.pop(0) for _ in range(count))
@@ -169,9 +171,9 @@ class StreamingModel(nn.Module):
             if valid is not None:
                 hidden = hidden * valid[..., None]
             joined = torch.cat([caches.pop(0), hidden], 1)
-            new.append(joined[:, joined.shape[1] - self.row_late.cache :])
+            new.append(joined.narrow(1, frames, self.row_late.cache))
             hidden = self.row(joined)
-        return self.output(hidden), [place + features.shape[1], length, *new]
+        return self.output(hidden), [place + int(features.shape[1]), length, *new]
 
 
 def _inside(late: Late, frames: int, place: Tensor, length: Tensor) -> Tensor:
@@ -189,6 +191,14 @@ def _of_norm(norm: nn.Module, size: int) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     return scale, norm.bias - norm.running_mean * scale
+
+
+def _windows(inputs: Tensor, width: int, stride: int) -> Tensor:
+    """(N, T, C) to (N, T', C, width)."""
+    if not torch.jit.is_tracing():
+        return inputs.unfold(1, width, stride)
+    last = int(inputs.shape[1]) - width + 1  # the exporter to ONNX has no unfold of what it cut
+    return torch.stack([inputs[:, k : k + last : stride] for k in range(width)], -1)
 
 
 class _Product(nn.Module):
@@ -231,7 +241,7 @@ class _Convolution(nn.Module):
             stride, padding = self.frequency
             outputs = conv2d(inputs, self.weight, self.bias, (self.stride, stride), (0, padding))
         else:
-            windows = inputs.unfold(1, self.width, self.stride).flatten(2)  # (N, T', C * width)
+            windows = _windows(inputs, self.width, self.stride).flatten(2)  # (N, T', C * width)
             outputs = linear(windows, self.weight, self.bias)
         return outputs.clamp_(0.0, self.clip)
 
@@ -245,7 +255,7 @@ class _Row(nn.Module):
         self.weight = nn.Parameter(row.convolution.weight[:, 0].clone())  # (H, width)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        windows = inputs.unfold(1, self.width, 1)  # (N, T, H, width)
+        windows = _windows(inputs, self.width, 1)  # (N, T, H, width)
         return (windows * self.weight).sum(-1).clamp_(0.0, self.clip)
 
 
@@ -292,4 +302,4 @@ class _Recurrent(nn.Module):
         both = torch.sigmoid(gates[:, : 2 * size] + again[:, : 2 * size])
         reset, update = both[:, :size], both[:, size:]
         candidate = torch.tanh(gates[:, 2 * size :] + reset * again[:, 2 * size :])
-        return (torch.lerp(candidate, hidden, update),)
+        return (candidate + update * (hidden - candidate),)
