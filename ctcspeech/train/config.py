@@ -109,8 +109,8 @@ class TrainConfig(BaseModel):
     delay_penalty: float = Field(0.0, ge=-100, le=100)  # of the loss: above 0 labels come earlier
     gradient_clip: float | None = Field(5.0, gt=0)  # Euclidean norm over all parameters
     # Weight of the consistency between two differently masked views of each utterance (CR-CTC;
-    # published: 0.2, with wider time masks). A step then costs twice as much; 0 has one view. Not
-    # found to pay on AN4 at equal cost.
+    # published: 0.2, with wider time masks). A step then costs twice as much; 0 has one view. Tried
+    # once on AN4, without a gain (recipes/an4).
     consistency: float = Field(0.0, ge=0, le=1000)
     # Decay of the exponential moving average of the weights, which is then what is validated and
     # kept; 0 takes none. 0.999 averages over the last thousand steps, which must be a small part
