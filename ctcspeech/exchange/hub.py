@@ -23,7 +23,7 @@ def fetch(name: str) -> Path:
     """The folder with the model's files. Raises ModelError saying why they cannot be had."""
     repository, revision = _parse(name)
     hub = require("huggingface_hub", "fetching a model")
-    errors = hub.errors
+    errors = require("huggingface_hub.errors", "fetching a model")
     try:
         patterns = _wanted(hub, repository, revision)
         return Path(hub.snapshot_download(repository, revision=revision, allow_patterns=patterns))
@@ -39,6 +39,9 @@ def fetch(name: str) -> Path:
             f"{name}: there is no such model, or it is private (set HF_TOKEN)"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        found = _cached(hub, repository, revision)
+        if found is not None:
+            return found
         raise ModelError(
             f"{name}: the hub cannot be reached and the model is not in the cache"
         ) from error
@@ -47,7 +50,7 @@ def fetch(name: str) -> Path:
     except OSError as error:  # a full disk, no network
         raise ModelError(f"{name} cannot be fetched: {_first_line(error)}") from error
     except Exception as error:
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpcore", "requests"):
+        if not _of_network(error):
             raise
         raise ModelError(f"{name}: the hub cannot be reached: {_first_line(error)}") from error
 
@@ -62,12 +65,13 @@ def _parse(name: str) -> tuple[str, str | None]:
 
 def _wanted(hub: Any, repository: str, revision: str | None) -> list[str]:
     """What to fetch: weights as safetensors, else one ONNX model with its data, and all texts."""
-    if hub.constants.HF_HUB_OFFLINE:
+    if require("huggingface_hub.constants", "fetching a model").HF_HUB_OFFLINE:
         return [*_TEXTS, "*.safetensors", "*.onnx", "*.onnx_data", "*.data"]
+    errors = require("huggingface_hub.errors", "fetching a model")
     try:
         files = hub.HfApi().list_repo_files(repository, revision=revision)
-    except (OSError, ConnectionError) as error:
-        if isinstance(error, hub.errors.HfHubHTTPError):
+    except Exception as error:
+        if isinstance(error, errors.HfHubHTTPError) or not _of_network(error):
             raise
         return [*_TEXTS, "*.safetensors", "*.onnx", "*.onnx_data", "*.data"]  # from the cache
     top = [file for file in files if "/" not in file]
@@ -84,6 +88,20 @@ def _wanted(hub: Any, repository: str, revision: str | None) -> list[str]:
             "never loaded; look for a revision with safetensors, or convert it elsewhere"
         )
     raise ModelError(f"hf:{repository} has neither safetensors nor an ONNX model")
+
+
+def _cached(hub: Any, repository: str, revision: str | None) -> Path | None:
+    """What an earlier call has fetched."""
+    for name in ("model.onnx", "config.json", "tokens.txt"):
+        path = hub.try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent
+    return None
+
+
+def _of_network(error: Exception) -> bool:
+    """Whether the hub could not be reached, by whichever HTTP library huggingface_hub uses."""
+    return type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
 
 
 def _first_line(error: Exception) -> str:
