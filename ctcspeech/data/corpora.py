@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from ctcspeech.data.foreign import huggingface, lhotse, webdataset
 from ctcspeech.data.inputs import Extent, extent_of_audio, extent_of_features, read_audio
 from ctcspeech.data.manifest import Utterance, read_lines
 from ctcspeech.errors import AlphabetError, AudioError, FeatureError, ManifestError
@@ -424,6 +425,9 @@ KINDS: dict[str, Callable[[Path, list[str]], Splits]] = {
     "ljspeech": _ljspeech,
     "folder": _folder,
     "manifest": _manifest,
+    "webdataset": webdataset,
+    "lhotse": lhotse,
+    "huggingface": huggingface,
 }
 
 

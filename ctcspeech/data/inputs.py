@@ -12,16 +12,19 @@ Durations are rounded where manifests are written: `GRACE_SECONDS` more are read
 to milliseconds loses no sample.
 """
 
+import contextlib
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ctcspeech.audio.feature_files import load_features
 from ctcspeech.audio.read import info, load, stream
-from ctcspeech.data.manifest import Utterance
+from ctcspeech.data.manifest import Utterance, location, split_archive
 from ctcspeech.errors import AudioError, FeatureError
 
 __all__ = [
@@ -58,16 +61,20 @@ def read_audio(utterance: Utterance, sample_rate: int | None = None) -> tuple[np
 
     Raises AudioError when the line names no audio, or the file or that part of it cannot be read.
     """
-    path = _audio_path(utterance)
-    return load(path, sample_rate, utterance.offset, wanted_seconds(utterance))
+    with _opened(utterance) as source:
+        return load(source, sample_rate, utterance.offset, wanted_seconds(utterance))
 
 
 def audio_chunks(
     utterance: Utterance, sample_rate: int, chunk_seconds: float = 10.0
 ) -> Iterator[np.ndarray]:
     """The same samples in chunks of about `chunk_seconds`, in constant memory."""
+    path = _audio_path(utterance)
+    if isinstance(path, Path) and split_archive(path)[1] is not None:  # in memory as it is
+        yield read_audio(utterance, sample_rate)[0]
+        return
     yield from stream(
-        _audio_path(utterance),
+        path,
         sample_rate,
         chunk_seconds,
         offset=utterance.offset,
@@ -95,7 +102,8 @@ def read_features(
 def extent_of_audio(utterance: Utterance) -> Extent:
     """By the file's header, without reading the samples. Raises AudioError."""
     path = _audio_path(utterance)
-    length = info(path).duration
+    with _opened(utterance) as source:
+        length = info(source).duration
     if utterance.offset >= length:
         raise AudioError(
             f"{path}: nothing at offset {utterance.offset:g} s, the recording ends at "
@@ -116,6 +124,47 @@ def extent_of_features(
 def wanted_seconds(utterance: Utterance) -> float | None:
     """How much is read from the offset on; None: to the end of the file."""
     return None if math.isnan(utterance.duration) else utterance.duration + GRACE_SECONDS
+
+
+@contextlib.contextmanager
+def _opened(utterance: Utterance) -> Iterator[Path | BinaryIO]:
+    """The file, or the bytes of a member of a tar file, here or where fsspec finds it."""
+    path = _audio_path(utterance)
+    file, place = split_archive(path)
+    if place is None:
+        yield path
+        return
+    start, count = map(int, place.split(":"))
+    name = location(path)
+    try:
+        with _open_tar(location(file)) as archive:
+            archive.seek(start)
+            data = archive.read(count)
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read: {error.strerror or error}") from error
+    if len(data) < count:
+        raise AudioError(f"{name}: the tar file ends before this member does; copy it again")
+    yield _Member(data, name)
+
+
+def _open_tar(name: str) -> Any:
+    if "://" not in name:
+        return open(name, "rb")
+    try:
+        import fsspec
+    except ImportError as error:
+        raise AudioError(
+            f"{name}: reading from there needs fsspec: pip install 'ctcspeech[bulk]'"
+        ) from error
+    return fsspec.open(name, "rb").open()
+
+
+class _Member(io.BytesIO):
+    """Bytes with the name by which errors tell of them."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
 
 
 def _audio_path(utterance: Utterance) -> Path:
