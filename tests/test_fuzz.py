@@ -19,7 +19,7 @@ CXX = os.environ.get("CXX", "g++")
 SOURCES = {  # folders of csrc
     "ngram": ["ngram"],
     "estimate": ["ngram", "ngram/estimate"],
-    "beam": ["ngram", "beam"],
+    "beam": ["ngram", "neural", "beam"],
     "align": ["align", "gru", "base"],
 }
 ISA_FLAGS = {

@@ -18,7 +18,8 @@ ORDER = [
     ["_core", "errors", "files", "progress"],
     ["extras"],
     ["pen"],
-    ["audio", "text", "lm"],
+    ["audio", "text"],
+    ["lm"],
     ["ctc"],
     ["emissions"],
     ["model", "data", "decode"],
@@ -167,7 +168,7 @@ def test_find_circle():
 CSRC_ORDER = [
     ["base"],
     ["ctc"],
-    ["ctc/cpu", "ctc/cuda", "ngram", "align", "gru"],
+    ["ctc/cpu", "ctc/cuda", "ngram", "neural", "align", "gru"],
     ["ngram/estimate", "beam"],
     ["bindings"],
 ]

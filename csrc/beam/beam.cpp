@@ -36,7 +36,9 @@ Decoder::Decoder(const Config& config)
       threshold_(std::exp(-config.options.beam_threshold)),
       min_p_(static_cast<float>(std::exp(config.options.token_min_logp))),
       ngram_(config.ngram),
-      lm_over_tokens_(config.lm_over_tokens && (config.ngram || config.custom_lm)) {
+      lm_over_tokens_(config.lm_over_tokens && (config.ngram || config.custom_lm)),
+      neural_(config.neural),
+      neural_labels_(config.neural_labels) {
   keeps_frames_ = options_.word_times || options_.n_best > 1;
   for (uint32_t c = 0; c < tokens_.size(); ++c)
     if (c != blank_ && !tokens_[c].skipped && tokens_[c].begins_word) marked_words_ = true;
@@ -49,7 +51,7 @@ Decoder::Decoder(const Config& config)
     kinds_.push_back(never ? kNever : separator ? kSeparates : token.begins_word ? kBegins : kWithin);
     plain_byte_.push_back(plain ? static_cast<uint8_t>(token.text[0]) : -1);
   }
-  spellings_ = std::make_unique<Spellings>(tokens_, blank_, lm_over_tokens_);
+  spellings_ = std::make_unique<Spellings>(tokens_, blank_, lm_over_tokens_ || neural_);
   merges_texts_ = spellings_->ambiguous();
   build_lexicon(config);
 }
@@ -109,7 +111,8 @@ void Decoder::build_lexicon(const Config& config) {
   sort_unique(words);
   num_words_ = words.size();
   if (!has_lexicon) options_.weights.unk_score = 0;  // no word is unknown where none is known
-  use_recombination_ = options_.recombine && (has_lexicon || ngram_ || config.custom_lm);
+  // Nothing is alike to a neural model, whose state is all that was written.
+  use_recombination_ = options_.recombine && !neural_ && (has_lexicon || ngram_ || config.custom_lm);
 
   const Weights& weights = options_.weights;
   const bool words_scored = ngram_ && !lm_over_tokens_;
@@ -190,7 +193,10 @@ Session::Session(const Decoder& decoder, size_t memory_limit)
     : d_(decoder),
       lists_(decoder.options_.n_best > 1),
       steps_(make_model(decoder.ngram_, decoder.lm_indices_, decoder.custom_lm_),
-             decoder.lm_over_tokens_, decoder.hot_.get(), decoder.options_.weights),
+             decoder.lm_over_tokens_,
+             decoder.neural_ ? std::make_unique<NeuralLm>(*decoder.neural_, decoder.neural_labels_)
+                             : nullptr,
+             decoder.hot_.get(), decoder.options_.weights),
       p_((decoder.tokens_.size() + 3) / 4 * 4),
       slots_(1024),
       memory_limit_(memory_limit) {

@@ -9,6 +9,7 @@
 // The search maximises, over labellings c (Hannun et al. 2014, section 3; natural logarithms),
 //
 //   Q(c) = ln P_ctc(c | x) + lm_weight ln P_lm(c) + word_score word_count(c)
+//          + neural_weight ln P_neural(c)
 //
 // where c is a text, and P_ctc sums over all its labellings: those that differ in separators at either
 // end, or several in a row, and all the pieces that write it (spellings.h). Under a language model over
@@ -33,6 +34,7 @@
 #include "beam/token_times.h"
 #include "beam/lexicon.h"
 #include "beam/lm_steps.h"
+#include "beam/neural_lm.h"
 #include "beam/spellings.h"
 
 namespace ctcspeech::beam {
@@ -57,6 +59,8 @@ struct Config {
   // A user's own model; the words are those of the lexicon, by number.
   std::function<std::unique_ptr<LanguageModel>(const std::vector<std::string>&)> custom_lm;
   bool lm_over_tokens = false;
+  const neural::Lstm* neural = nullptr;  // a model over tokens besides the other, or alone
+  std::vector<int32_t> neural_labels;    // its number of each token
   std::vector<std::string> token_words;  // what each token is called in a model over tokens
   bool lexicon_from_lm = false;          // the words are the n-gram model's
   std::vector<std::string> lexicon;      // and these
@@ -134,6 +138,8 @@ class Decoder {
   const ngram::Model* ngram_;
   std::function<std::unique_ptr<LanguageModel>()> custom_lm_;
   bool lm_over_tokens_;
+  const neural::Lstm* neural_;
+  std::vector<int32_t> neural_labels_;
   std::vector<ngram::WordIndex> lm_indices_;  // of the lexicon's words, or of the tokens
   std::unique_ptr<Trie> trie_;
   std::unique_ptr<HotWords> hot_;
@@ -274,6 +280,7 @@ class Session {
   std::vector<int32_t> entered_;  // frame in which most last came in, of each node, for n-best lists
   std::vector<uint64_t> texts_;  // hash of each node's text, where d_.merges_texts_
   std::vector<uint32_t> active_, next_;
+  std::vector<uint32_t> asked_;  // states of those that go on
   std::vector<Scored> scored_;
   std::vector<Member> members_;
   std::vector<Candidate> begins_, candidates_;  // tokens to try: those that begin a word, the others

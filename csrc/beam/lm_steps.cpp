@@ -62,47 +62,56 @@ void NgramModel::keep(const std::vector<uint32_t>& states) {
   rehash(slots);
 }
 
-Steps::Steps(std::unique_ptr<LanguageModel> lm, bool lm_over_tokens, const HotWords* hot,
-             const Weights& weights)
+Steps::Steps(std::unique_ptr<LanguageModel> lm, bool lm_over_tokens,
+             std::unique_ptr<LanguageModel> neural, const HotWords* hot, const Weights& weights)
     : lm_(std::move(lm)),
       lm_over_tokens_(lm_over_tokens),
+      neural_(std::move(neural)),
       hot_(hot),
       weights_(weights),
       cache_(1 << 10),
-      pair_slots_(hot ? 256 : 0, 0) {}
+      joined_slots_(joined() ? 256 : 0, 0) {}
 
 uint32_t Steps::begin() {
   const uint32_t lm = lm_ ? lm_->begin() : 0;
-  return hot_ ? join(lm, 0) : lm;
+  return joined() ? join({lm, 0, neural_ ? neural_->begin() : 0}) : lm;
 }
 
 size_t Steps::num_states() const {
-  return std::max(lm_ ? lm_->num_states() : size_t{1}, pairs_.size());
+  return std::max(lm_ ? lm_->num_states() : size_t{1}, joined_.size());
 }
 
 size_t Steps::bytes() const {
-  const size_t state = sizeof(ngram::State) + 3 * sizeof(uint32_t);
-  return cache_.capacity() * sizeof(Entry) + num_states() * state;
+  return cache_.capacity() * sizeof(Entry) + joined_.size() * (sizeof(Parts) + sizeof(uint32_t)) +
+         (lm_ ? lm_->bytes() : 0) + (neural_ ? neural_->bytes() : 0);
 }
 
-uint32_t Steps::join(uint32_t lm, uint32_t hot) {
-  if (pairs_.size() * 2 >= pair_slots_.size()) {
-    pair_slots_.assign(pair_slots_.size() * 2, 0);
-    for (size_t i = 0; i < pairs_.size(); ++i) {
-      size_t slot = mix(uint64_t{pairs_[i].lm} << 32 | pairs_[i].hot) & (pair_slots_.size() - 1);
-      while (pair_slots_[slot] != 0) slot = (slot + 1) & (pair_slots_.size() - 1);
-      pair_slots_[slot] = static_cast<uint32_t>(i) + 1;
+uint64_t Steps::hash(const Parts& parts) {
+  return mix((uint64_t{parts.lm} << 32 | parts.hot) ^ mix(parts.neural));
+}
+
+uint32_t Steps::join(const Parts& parts) {
+  if (joined_.size() * 2 >= joined_slots_.size()) {
+    joined_slots_.assign(joined_slots_.size() * 2, 0);
+    for (size_t i = 0; i < joined_.size(); ++i) {
+      size_t slot = hash(joined_[i]) & (joined_slots_.size() - 1);
+      while (joined_slots_[slot] != 0) slot = (slot + 1) & (joined_slots_.size() - 1);
+      joined_slots_[slot] = static_cast<uint32_t>(i) + 1;
     }
   }
-  size_t slot = mix(uint64_t{lm} << 32 | hot) & (pair_slots_.size() - 1);
-  while (pair_slots_[slot] != 0) {
-    const Pair& pair = pairs_[pair_slots_[slot] - 1];
-    if (pair.lm == lm && pair.hot == hot) return pair_slots_[slot] - 1;
-    slot = (slot + 1) & (pair_slots_.size() - 1);
+  size_t slot = hash(parts) & (joined_slots_.size() - 1);
+  while (joined_slots_[slot] != 0) {
+    if (joined_[joined_slots_[slot] - 1] == parts) return joined_slots_[slot] - 1;
+    slot = (slot + 1) & (joined_slots_.size() - 1);
   }
-  pairs_.push_back({lm, hot});
-  pair_slots_[slot] = static_cast<uint32_t>(pairs_.size());
-  return static_cast<uint32_t>(pairs_.size()) - 1;
+  joined_.push_back(parts);
+  joined_slots_[slot] = static_cast<uint32_t>(joined_.size());
+  return static_cast<uint32_t>(joined_.size()) - 1;
+}
+
+void Steps::prepare(std::vector<uint32_t>& states) {
+  for (uint32_t& state : states) state = joined_[state].neural;
+  neural_->prepare(states);
 }
 
 const Step& Steps::find(uint32_t state, uint32_t item, uint64_t kind) {
@@ -141,64 +150,76 @@ double Steps::weighted(double ln_lm) const {
 }
 
 Step Steps::compute(uint32_t state, uint32_t item, bool is_token) {
-  uint32_t lm = hot_ ? pairs_[state].lm : state, hot = hot_ ? pairs_[state].hot : 0;
+  Parts at = parts(state);
   Step step;
   double ln = 0;
   if (lm_ && is_token == lm_over_tokens_) {
     uint32_t next;
-    step.ln_lm = lm_->score(lm, item, next);
-    lm = next;
+    step.ln_lm = lm_->score(at.lm, item, next);
+    at.lm = next;
     ln = weighted(step.ln_lm);
+  }
+  if (neural_ && is_token) {
+    uint32_t next;
+    ln += weights_.neural_weight * neural_->score(at.neural, item, next);
+    at.neural = next;
   }
   if (!is_token) {
     ln += weights_.word_score;
     if (is_unknown(item)) ln += weights_.unk_score;
     if (hot_) {
       double bonus;
-      hot = hot_->step(hot, item, bonus);
+      at.hot = hot_->step(at.hot, item, bonus);
       ln += bonus;
     }
   }
   step.factor = std::exp(std::min(ln, kMostGain));
-  step.next = hot_ ? join(lm, hot) : lm;
+  step.next = joined() ? join(at) : at.lm;
   return step;
 }
 
 Step Steps::finish(uint32_t state, bool end_of_sentence) {
+  const Parts at = parts(state);
   Step step;
   double ln = 0;
   if (lm_ && end_of_sentence) {
-    step.ln_lm = lm_->finish(hot_ ? pairs_[state].lm : state);
+    step.ln_lm = lm_->finish(at.lm);
     ln = weighted(step.ln_lm);
   }
-  if (hot_) ln += hot_->finish(pairs_[state].hot);
+  if (neural_ && end_of_sentence) ln += weights_.neural_weight * neural_->finish(at.neural);
+  if (hot_) ln += hot_->finish(at.hot);
   step.factor = std::exp(std::min(ln, kMostGain));
   step.next = state;
   return step;
 }
 
+namespace {
+
+// One model forgets all states but those in a column of the parts, which are numbered anew.
+template <class Column>
+void keep_column(LanguageModel* model, std::vector<Column>& kept, uint32_t Column::*column) {
+  if (!model) return;
+  std::vector<uint32_t> states;
+  for (const Column& parts : kept) states.push_back(parts.*column);
+  std::sort(states.begin(), states.end());
+  states.erase(std::unique(states.begin(), states.end()), states.end());
+  model->keep(states);
+  for (Column& parts : kept)
+    parts.*column = static_cast<uint32_t>(
+        std::lower_bound(states.begin(), states.end(), parts.*column) - states.begin());
+}
+
+}  // namespace
+
 void Steps::keep(const std::vector<uint32_t>& states) {
-  if (hot_) {
-    std::vector<uint32_t> lm_states;
-    std::vector<Pair> kept;
-    for (uint32_t state : states) {
-      kept.push_back(pairs_[state]);
-      lm_states.push_back(pairs_[state].lm);
-    }
-    if (lm_) {
-      std::sort(lm_states.begin(), lm_states.end());
-      lm_states.erase(std::unique(lm_states.begin(), lm_states.end()), lm_states.end());
-      lm_->keep(lm_states);
-    }
-    pairs_.clear();
-    pair_slots_.assign(256, 0);
-    for (Pair pair : kept) {
-      if (lm_) {
-        pair.lm = static_cast<uint32_t>(
-            std::lower_bound(lm_states.begin(), lm_states.end(), pair.lm) - lm_states.begin());
-      }
-      join(pair.lm, pair.hot);
-    }
+  if (joined()) {
+    std::vector<Parts> kept;
+    for (const uint32_t state : states) kept.push_back(joined_[state]);
+    keep_column(lm_.get(), kept, &Parts::lm);
+    keep_column(neural_.get(), kept, &Parts::neural);
+    joined_.clear();
+    joined_slots_.assign(256, 0);
+    for (const Parts& parts : kept) join(parts);
   } else if (lm_) {
     lm_->keep(states);
   }

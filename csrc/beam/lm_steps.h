@@ -28,7 +28,10 @@ class LanguageModel {
   // The number (highest bit set) of a word outside the lexicon, for models that care for its spelling.
   virtual bool wants_spelling() const { return false; }
   virtual uint32_t spelled(const std::string&) { return kUnknown; }
+  // These states will be asked for scores: a model that computes in batches does so now.
+  virtual void prepare(const std::vector<uint32_t>&) {}
   virtual size_t num_states() const = 0;
+  virtual size_t bytes() const { return num_states() * (sizeof(ngram::State) + sizeof(uint32_t)); }
   // Forgets all states but these (ascending); states[i] is henceforth number i.
   virtual void keep(const std::vector<uint32_t>& states) = 0;
 };
@@ -61,22 +64,26 @@ struct Step {
 };
 
 struct Weights {
-  double lm_weight = 0, word_score = 0, unk_score = 0;
+  double lm_weight = 0, word_score = 0, unk_score = 0, neural_weight = 0;
 };
 
-// Steps from state to state by words and tokens: language model, word score and hot words together,
-// each computed once and remembered. Without a language model and hot words there is one state, 0.
+// Steps from state to state by words and tokens: language model, neural language model over tokens,
+// word score and hot words together, each computed once and remembered. Without any of them there is
+// one state, 0.
 class Steps {
  public:
-  Steps(std::unique_ptr<LanguageModel> lm, bool lm_over_tokens, const HotWords* hot,
-        const Weights& weights);
+  Steps(std::unique_ptr<LanguageModel> lm, bool lm_over_tokens,
+        std::unique_ptr<LanguageModel> neural, const HotWords* hot, const Weights& weights);
 
   uint32_t begin();
   const Step& word(uint32_t state, uint32_t word) { return find(state, word, 0); }
   const Step& token(uint32_t state, uint32_t token) { return find(state, token, kTokenBit); }
   Step finish(uint32_t state, bool end_of_sentence);
   LanguageModel* lm() { return lm_.get(); }
-  bool lm_over_tokens() const { return lm_over_tokens_; }
+  bool lm_over_tokens() const { return lm_over_tokens_ || neural_; }  // one of the models is
+  bool has_neural() const { return neural_ != nullptr; }
+  // The neural model's part of these states is computed together. Changes `states`.
+  void prepare(std::vector<uint32_t>& states);
 
   size_t num_states() const;
   size_t bytes() const;
@@ -89,24 +96,31 @@ class Steps {
     uint64_t key = kEmpty;
     Step step;
   };
-  struct Pair {
-    uint32_t lm, hot;
+  struct Parts {
+    uint32_t lm, hot, neural;
+    bool operator==(const Parts& o) const {
+      return lm == o.lm && hot == o.hot && neural == o.neural;
+    }
   };
 
   const Step& find(uint32_t state, uint32_t item, uint64_t kind);
   Step compute(uint32_t state, uint32_t item, bool is_token);
   double weighted(double ln_lm) const;
-  uint32_t join(uint32_t lm, uint32_t hot);
+  bool joined() const { return hot_ || neural_; }
+  Parts parts(uint32_t state) const { return joined() ? joined_[state] : Parts{state, 0, 0}; }
+  uint32_t join(const Parts& parts);
+  static uint64_t hash(const Parts& parts);
   void grow();
 
   std::unique_ptr<LanguageModel> lm_;
   bool lm_over_tokens_;
+  std::unique_ptr<LanguageModel> neural_;  // null: none
   const HotWords* hot_;  // null: none
   Weights weights_;
   std::vector<Entry> cache_;
   size_t used_ = 0;
-  std::vector<Pair> pairs_;  // only with hot words: a state is a pair of states
-  std::vector<uint32_t> pair_slots_;
+  std::vector<Parts> joined_;  // where a state is several states
+  std::vector<uint32_t> joined_slots_;
 };
 
 }  // namespace ctcspeech::beam

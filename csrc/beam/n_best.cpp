@@ -52,7 +52,7 @@ void Session::expand(std::vector<Final>& finals, size_t wanted) const {
     for (const uint32_t n : path) tokens.push_back(nodes_[n].token);
     Hypothesis written;
     write_words(tokens, {}, written);
-    const bool alike = !d_.lm_over_tokens_ && texts.count(written.text) > 0;
+    const bool alike = !steps_.lm_over_tokens() && texts.count(written.text) > 0;
     if (!alike && known.insert(std::move(tokens)).second) {
       texts.insert(written.text);
       finals.push_back({top.score, top.node, 0, std::move(path), std::move(written.text)});

@@ -180,6 +180,11 @@ ALWAYS_INLINE void Session::extend_all(double& cut) {
 }
 
 ALWAYS_INLINE void Session::search_body() {
+  if (steps_.has_neural()) {
+    asked_.clear();
+    for (const uint32_t n : active_) asked_.push_back(nodes_[n].state);
+    steps_.prepare(asked_);
+  }
   const double blank = p_[d_.blank_];
   next_.clear();
   best_ = 0;

@@ -149,6 +149,9 @@ void construct(Decoder* self, const std::vector<PyToken>& tokens, uint32_t blank
   o.weights.lm_weight = nb::cast<double>(options["lm_weight"]);
   o.weights.word_score = nb::cast<double>(options["word_score"]);
   o.weights.unk_score = nb::cast<double>(options["unk_score"]);
+  config.neural = nb::cast<const neural::Lstm*>(options["neural"]);
+  config.neural_labels = nb::cast<std::vector<int32_t>>(options["neural_labels"]);
+  o.weights.neural_weight = nb::cast<double>(options["neural_weight"]);
   o.open_vocabulary = nb::cast<bool>(options["open_vocabulary"]);
   o.recombine = nb::cast<bool>(options["recombine"]);
   o.end_of_sentence = nb::cast<bool>(options["end_of_sentence"]);

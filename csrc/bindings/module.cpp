@@ -42,6 +42,7 @@ NB_MODULE(_core, m) {
   ctcspeech::bind_gru(m);
   ctcspeech::bind_ngram_estimate(m);
   ctcspeech::bind_ngram(m);
+  ctcspeech::bind_neural(m);
   ctcspeech::bind_ctc(m);
   ctcspeech::bind_ctc_cuda(m);
 }

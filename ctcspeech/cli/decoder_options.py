@@ -64,6 +64,18 @@ LM_UNIT = typer.Option(
     None, "--lm-unit", help="Whether it is one over words or over the alphabet's labels."
 )
 LM_WEIGHT = typer.Option(None, "--lm-weight", help="Weight of ln P of the language model.")
+NEURAL_LM = typer.Option(
+    None,
+    "--neural-lm",
+    exists=True,
+    dir_okay=False,
+    help="A neural language model (ctcspeech lm train), alone or besides --lm. [default: the "
+    "model's own]",
+    show_default=False,
+)
+NEURAL_WEIGHT = typer.Option(
+    None, "--neural-weight", min=0.0, help="Weight of ln P of the neural language model."
+)
 WORD_SCORE = typer.Option(None, "--word-score", help="Added to the score for each word.")
 UNK_SCORE = typer.Option(
     None,
@@ -101,11 +113,16 @@ class DecodingOptions:
     beam_threshold: float | None = None
     hot_words: list[str] = field(default_factory=list)
     n_best: int = 1
+    neural_lm: Path | None = None
+    neural_weight: float | None = None
 
     def given(self) -> list[str]:
         """The options of the search that were given, as the user wrote them."""
-        names = ("lm", "lm_unit", "lm_weight", "word_score", "unk_score", "beam_size")
-        found = [name for name in (*names, "beam_threshold") if getattr(self, name) is not None]
+        names = [
+            "lm", "lm_unit", "lm_weight", "word_score", "unk_score", "beam_size", "beam_threshold",
+            "neural_lm", "neural_weight",
+        ]  # fmt: skip
+        found = [name for name in names if getattr(self, name) is not None]
         found += ["hot_word"] if self.hot_words else []
         found += ["n_best"] if self.n_best > 1 else []
         return ["--" + name.replace("_", "-") for name in found]
@@ -167,7 +184,16 @@ def _settings(options: DecodingOptions, recognizer: "Recognizer") -> "DecoderSet
     settings = recognizer.settings or DecoderSettings()
     changes: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("lm", "lm_weight", "word_score", "unk_score", "beam_size", "beam_threshold")
+        for name in (
+            "lm",
+            "lm_weight",
+            "word_score",
+            "unk_score",
+            "beam_size",
+            "beam_threshold",
+            "neural_lm",
+            "neural_weight",
+        )
         if getattr(options, name) is not None
     }
     if options.lm_unit is not None:
@@ -175,6 +201,8 @@ def _settings(options: DecodingOptions, recognizer: "Recognizer") -> "DecoderSet
     if options.unk_score is not None:
         changes["open_vocabulary"] = True
     settings = replace(settings, **changes)
+    if settings.neural_lm is None and options.neural_weight is not None:
+        raise typer.BadParameter("--neural-weight has no effect without --neural-lm")
     if settings.lm is None:
         for name in ("lm_unit", "lm_weight", "unk_score"):
             if name in changes:

@@ -39,6 +39,8 @@ def evaluate(
     unk_score: float | None = decoding.UNK_SCORE,
     beam_size: int | None = decoding.BEAM_SIZE,
     beam_threshold: float | None = decoding.BEAM_THRESHOLD,
+    neural_lm: Path | None = decoding.NEURAL_LM,
+    neural_weight: float | None = decoding.NEURAL_WEIGHT,
     hot_word: list[str] | None = decoding.HOT_WORD,
     worst: int = typer.Option(5, min=0, help="Show so many utterances with the most errors."),
     output: Path | None = typer.Option(
@@ -74,7 +76,7 @@ def evaluate(
 
     options = DecodingOptions(
         decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
-        hot_word or [],
+        hot_word or [], neural_lm=neural_lm, neural_weight=neural_weight,
     )  # fmt: skip
     utterances = read_manifest(manifest)
     recognizer = load_recognizer(model, device, threads)

@@ -1,6 +1,7 @@
 """`ctcspeech lm`: n-gram language models."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ctcspeech.cli.lm_build import build
+from ctcspeech.cli.lm_neural import sample, train
 
 if TYPE_CHECKING:
     from ctcspeech.lm.model import LanguageModel, TextScore
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="N-gram language models: estimation, perplexity of a text, conversion, interpolation.",
+    help="Language models: n-grams (estimation, conversion, interpolation) and neural ones; "
+    "perplexity of a text.",
 )
 
 app.command()(build)
+app.command()(train)
+app.command()(sample)
 
 MODEL = typer.Argument(
     help="An ARPA file (plain, gz, bz2, xz) or a binary (also KenLM's).",
@@ -36,7 +41,9 @@ def query(
         None, help="Text files (plain, gz, bz2, xz), a sentence a line; - is stdin."
     ),
     sentences: bool = typer.Option(False, "--sentences", help="Print log10 P of each sentence."),
-    words: bool = typer.Option(False, "--words", help="Print log10 P of each word."),
+    words: bool = typer.Option(
+        False, "--words", help="Print log10 P of each word (of a neural model: each label)."
+    ),
     no_bos: bool = typer.Option(False, "--no-bos", help="Do not start in the context of <s>."),
     no_eos: bool = typer.Option(False, "--no-eos", help="Do not end with </s>."),
 ) -> None:
@@ -51,10 +58,15 @@ def query(
     line ends a sentence. The summary goes to stderr then.
     """
     from ctcspeech.lm.model import LanguageModel
+    from ctcspeech.lm.neural import is_neural
 
+    lines = read_lines(texts or [Path("-")])
+    if is_neural(model):
+        if no_bos or no_eos:
+            raise typer.BadParameter("a neural model scores whole sentences")
+        return query_neural(model, lines, sentences, words)
     lm = LanguageModel.load(model)
     total = None
-    lines = read_lines(texts or [Path("-")])
     while chunk := list(islice(lines, 4096)):
         if words or sentences:
             for line in chunk:
@@ -64,6 +76,40 @@ def query(
     if total is None:
         raise typer.BadParameter("the text is empty", param_hint="texts")
     print_summary(total, sys.stderr if words or sentences else sys.stdout)
+
+
+def query_neural(model: Path, lines: Iterator[bytes], sentences: bool, labels: bool) -> None:
+    """The same for a neural model, whose words are labels."""
+    from ctcspeech.lm.neural import LN10, UNKNOWN, NeuralLanguageModel
+
+    lm = NeuralLanguageModel.load(model)
+    count = words = tokens = unknown = 0
+    total = 0.0  # ln P
+    for line in lines:
+        text = line.decode("utf-8", "replace")
+        ids, ln_p = lm.encode(text), lm.log_probs(text)
+        oov = ids.count(UNKNOWN)
+        if labels:
+            names = [*(lm.config.vocabulary[i] for i in ids), "</s>"]
+            for name, value in zip(names, ln_p, strict=True):
+                print(f"{name}\t{value / LN10:.6f}")
+            print()
+        elif sentences:
+            print(f"{float(ln_p.sum()) / LN10:.6f}\t{len(ln_p)}\t{oov}\t{text}")
+        count, tokens, unknown = count + 1, tokens + len(ln_p), unknown + oov
+        words, total = words + len(text.split()) + 1, total + float(ln_p.sum(dtype=float))
+    if not count:
+        raise typer.BadParameter("the text is empty", param_hint="texts")
+    rows = [
+        ("sentences", f"{count}"),
+        ("labels", f"{tokens} (with </s>), {unknown} of them unknown"),
+        ("log10 P", f"{total / LN10:.4f}"),
+        ("bits a label", f"{-total / math.log(2) / tokens:.4f}"),
+        ("perplexity", f"{math.exp(-total / tokens):.4f} a label"),
+        ("", f"{math.exp(min(-total / words, 700.0)):.4f} a word ({words}, with </s>)"),
+    ]
+    for name, value in rows:
+        print(f"{name:<18} {value}", file=sys.stderr if sentences or labels else sys.stdout)
 
 
 def read_lines(paths: list[Path]) -> Iterator[bytes]:

@@ -62,6 +62,8 @@ def transcribe(
     unk_score: float | None = decoding.UNK_SCORE,
     beam_size: int | None = decoding.BEAM_SIZE,
     beam_threshold: float | None = decoding.BEAM_THRESHOLD,
+    neural_lm: Path | None = decoding.NEURAL_LM,
+    neural_weight: float | None = decoding.NEURAL_WEIGHT,
     hot_word: list[str] | None = decoding.HOT_WORD,
     n_best: int = decoding.N_BEST,
     raw_rate: int | None = typer.Option(
@@ -98,7 +100,7 @@ def transcribe(
         raise typer.BadParameter(f"--n-best {n_best} needs --format jsonl")
     options = DecodingOptions(
         decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
-        hot_word or [], n_best,
+        hot_word or [], n_best, neural_lm=neural_lm, neural_weight=neural_weight,
     )  # fmt: skip
 
     from ctcspeech.recognize.recordings import find_recordings

@@ -34,6 +34,7 @@ def tune(
     ),
     lm: Path | None = decoding.LM,
     lm_unit: LmUnit | None = decoding.LM_UNIT,
+    neural_lm: Path | None = decoding.NEURAL_LM,
     trials: int = typer.Option(100, min=1, help="How many weights to try."),
     vocabulary: VocabularyKind = typer.Option(
         VocabularyKind.any,
@@ -71,7 +72,7 @@ def tune(
     require_optuna()
     utterances = read_manifest(manifest)
     recognizer = load_recognizer(model, device, threads)
-    settings = _settings(recognizer, lm, lm_unit, beam_size, beam_threshold)
+    settings = _settings(recognizer, lm, lm_unit, neural_lm, beam_size, beam_threshold)
     data, failures = _collect(recognizer, utterances)
     with Progress("tuning", trials, "trial") as progress:
 
@@ -114,6 +115,7 @@ def _settings(
     recognizer: "Recognizer",
     lm: Path | None,
     lm_unit: LmUnit | None,
+    neural_lm: Path | None,
     beam_size: int | None,
     beam_threshold: float | None,
 ) -> "DecoderSettings":
@@ -124,8 +126,12 @@ def _settings(
     settings = recognizer.settings or DecoderSettings()
     if lm is not None:
         settings = replace(settings, lm=lm)
-    if settings.lm is None:
-        raise typer.BadParameter("the model has no language model yet: give one with --lm")
+    if neural_lm is not None:
+        settings = replace(settings, neural_lm=neural_lm)
+    if settings.lm is None and settings.neural_lm is None:
+        raise typer.BadParameter(
+            "the model has no language model yet: give one with --lm or --neural-lm"
+        )
     if lm_unit is not None:
         settings = replace(settings, lm_unit=lm_unit.value)
     if beam_size is not None:
@@ -173,7 +179,11 @@ def _report(tuning: "Tuning") -> str:
 
 
 def _weights(settings: "DecoderSettings") -> str:
-    text = f"lm_weight {settings.lm_weight:.2f}, word_score {settings.word_score:.2f}"
+    text = f"word_score {settings.word_score:.2f}"
+    if settings.lm is not None:
+        text = f"lm_weight {settings.lm_weight:.2f}, " + text
+    if settings.neural_lm is not None:
+        text = f"neural_weight {settings.neural_weight:.2f}, " + text
     if settings.open_vocabulary:
         text += f", unk_score {settings.unk_score:.1f}"
     return text + (", closed vocabulary" * (not settings.open_vocabulary))
@@ -184,11 +194,17 @@ def _keep(tuning: "Tuning", settings: "DecoderSettings", folder: Path, reference
     from dataclasses import replace
 
     from ctcspeech.lm.model import LanguageModel
+    from ctcspeech.lm.neural import NeuralLanguageModel
 
-    assert settings.lm is not None
-    place = settings.lm.absolute()
-    if not reference and not place.is_relative_to(folder.absolute()):
-        place = folder.absolute() / "lm.bin"
-        LanguageModel.load(settings.lm).save(place)
+    place, neural_place = settings.lm, settings.neural_lm
+    home = folder.absolute()
+    if place is not None and not reference and not place.absolute().is_relative_to(home):
+        source, place = place, home / "lm.bin"
+        LanguageModel.load(source).save(place)
+    if neural_place is not None and not reference:
+        if not neural_place.absolute().is_relative_to(home):
+            found, neural_place = neural_place, home / "lm.safetensors"
+            NeuralLanguageModel.load(found).save(neural_place)
     tuning.plot(folder / "tune.png")
-    replace(tuning.best, lm=place, tuning=tuning.to_dict()).save(folder)
+    kept = replace(tuning.best, lm=place, neural_lm=neural_place, tuning=tuning.to_dict())
+    kept.save(folder)

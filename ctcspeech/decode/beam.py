@@ -12,7 +12,7 @@
 It searches for the text c with the highest
 
     Q(c) = ln P_ctc(c | x) + lm_weight * ln P_lm(c) + word_score * word_count(c)
-           + unk_score * unknown_words(c) + hot words
+           + unk_score * unknown_words(c) + hot words + neural_weight * ln P_neural(c)
 
 (Hannun et al. 2014, section 3; natural logarithms) by prefix beam search (Graves 2012, section 7).
 
@@ -36,6 +36,7 @@ from ctcspeech import _core
 from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.errors import DecoderError
 from ctcspeech.lm.model import LanguageModel
+from ctcspeech.lm.neural import NeuralLanguageModel
 from ctcspeech.text.alphabet import Alphabet
 
 __all__ = ["BeamDecoder", "BeamStream", "PartialHypothesis", "WordScorer"]
@@ -92,6 +93,8 @@ class BeamDecoder:
         word_score: float | None = None,
         unk_score: float = -10.0,
         hot_words: Mapping[str, float] | Iterable[str] | None = None,
+        neural_lm: NeuralLanguageModel | str | os.PathLike[str] | None = None,
+        neural_weight: float = 0.3,
         beam_size: int = 100,
         beam_threshold: float = 15.0,
         token_min_logp: float = -8.0,
@@ -122,6 +125,9 @@ class BeamDecoder:
             "token".
         hot_words: words or phrases with the natural logarithm that each occurrence adds to Q (5 if
             none is given). They may be outside the lexicon.
+        neural_lm, neural_weight: a neural language model over labels or its file, alone or beside
+            `lm`, and its weight (at least 0) in Q. Prefixes are then never recombined. Its part is
+            in a hypothesis' score, not in `lm_score`.
         beam_size: prefixes kept in each frame. beam_threshold: prefixes this much (natural
             logarithm) below the best are dropped. token_min_logp: labels with a lower natural-log
             probability are not tried in a frame (the likeliest always is).
@@ -142,6 +148,8 @@ class BeamDecoder:
         if isinstance(lm, (str, os.PathLike)):
             lm = LanguageModel.load(Path(lm))
         core_lm, custom = _split_lm(lm)
+        if isinstance(neural_lm, (str, os.PathLike)):
+            neural_lm = NeuralLanguageModel.load(neural_lm)
         if lm_unit not in ("word", "token"):
             raise ValueError(f'lm_unit must be "word" or "token", got {lm_unit!r}')
         over_tokens = lm_unit == "token"
@@ -159,6 +167,9 @@ class BeamDecoder:
             "end_of_sentence": bool(end_of_sentence),
             "n_best": _integer("n_best", n_best),
             "word_times": bool(word_times),
+            "neural": None if neural_lm is None else neural_lm.core,
+            "neural_labels": _neural_labels(names, separator, neural_lm),
+            "neural_weight": _at_least_zero("neural_weight", neural_weight),
         }
         if isinstance(lexicon, str):
             raise TypeError("lexicon must be an iterable of words, got a single str")
@@ -168,6 +179,7 @@ class BeamDecoder:
             "labels": labels, "lm": lm, "blank": blank, "lexicon": words,
             "open_vocabulary": open_vocabulary, "lm_unit": lm_unit, "lm_weight": lm_weight,
             "word_score": word_score, "unk_score": unk_score, "hot_words": hot_words,
+            "neural_lm": neural_lm, "neural_weight": neural_weight,
             "beam_size": beam_size, "beam_threshold": beam_threshold,
             "token_min_logp": token_min_logp, "n_best": n_best, "frame_shift_ms": frame_shift_ms,
             "word_times": word_times, "end_of_sentence": end_of_sentence, "recombine": recombine,
@@ -176,6 +188,8 @@ class BeamDecoder:
         self.labels = names
         self.blank = blank
         self.lm = lm
+        self.neural_lm = neural_lm
+        self.neural_weight: float = options["neural_weight"]
         self.lm_weight: float = options["lm_weight"]
         self.word_score: float = options["word_score"]
         self.unk_score: float = options["unk_score"]
@@ -326,6 +340,8 @@ class BeamDecoder:
             raise ValueError(f"context must have one text for each of the {count} utterances")
         if self._over_tokens:
             raise ValueError("context needs a language model over words, this one is over tokens")
+        if self.neural_lm is not None:
+            raise ValueError("context cannot be given to a neural language model")
         return [(text or "").split() for text in context]
 
 
@@ -449,6 +465,21 @@ def _token_words(
     return words
 
 
+def _neural_labels(
+    labels: list[str], separator: str | None, model: NeuralLanguageModel | None
+) -> list[int]:
+    """The number that a neural model over labels has for each; the separator is its space."""
+    if model is None:
+        return []
+    if separator is None:
+        separator = next((s for s in (" ", "|") if s in labels), None)
+    spaced = [" " if label == separator else label for label in labels]
+    numbers = [model.index(label) for label in spaced]
+    if not any(n > 1 for n in numbers):
+        raise DecoderError("the neural language model knows none of the labels")
+    return numbers
+
+
 def _split_lm(lm: Any) -> tuple[Any, Any]:
     """(native n-gram model or None, object of the user's own or None)"""
     if lm is None:
@@ -487,6 +518,12 @@ def _finite(name: str, value: float) -> float:
 def _positive(name: str, value: float) -> float:
     if not value > 0:
         raise ValueError(f"{name} must be above 0, got {value}")
+    return float(value)
+
+
+def _at_least_zero(name: str, value: float) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
     return float(value)
 
 

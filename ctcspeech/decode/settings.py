@@ -25,12 +25,14 @@ from ctcspeech.decode.beam import BeamDecoder
 from ctcspeech.errors import DecoderError
 from ctcspeech.files import ChecksumError, atomic_write, parse_json, seal, verify
 from ctcspeech.lm.model import LanguageModel
+from ctcspeech.lm.neural import NeuralLanguageModel
 from ctcspeech.text.alphabet import Alphabet
 
 __all__ = ["DecoderSettings"]
 
 FORMAT, VERSION = "ctcspeech decoder", 1
 FILE = "decoder.json"
+_FILES = ("lm", "neural_lm")
 LARGEST_BEAM = 1_000_000
 _MOST = 1e6
 _NUMBERS = (  # the ranges that the decoder takes
@@ -39,6 +41,7 @@ _NUMBERS = (  # the ranges that the decoder takes
     ("unk_score", -_MOST, 0.0),
     ("beam_threshold", sys.float_info.min, math.inf),
     ("token_min_logp", -math.inf, 0.0),
+    ("neural_weight", 0.0, _MOST),
 )
 
 
@@ -55,6 +58,8 @@ class DecoderSettings:
     beam_size: int = 100
     beam_threshold: float = 15.0
     token_min_logp: float = -8.0
+    neural_lm: Path | None = None  # like lm
+    neural_weight: float = 0.3
     tuning: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -91,8 +96,9 @@ class DecoderSettings:
             _check(values)
         except (ValueError, OverflowError) as error:
             raise DecoderError(f"{path}: {error}") from error
-        if values.get("lm") is not None:
-            values["lm"] = path.parent / values["lm"]
+        for name in _FILES:
+            if values.get(name) is not None:
+                values[name] = path.parent / values[name]
         return cls(**values)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -101,9 +107,11 @@ class DecoderSettings:
 
         path = Path(folder) / FILE
         values = asdict(self)
-        if self.lm is not None:
-            lm, base = self.lm.absolute(), path.parent.absolute()
-            values["lm"] = str(lm.relative_to(base) if lm.is_relative_to(base) else lm)
+        base = path.parent.absolute()
+        for name in _FILES:
+            if values[name] is not None:
+                lm = values[name].absolute()
+                values[name] = str(lm.relative_to(base) if lm.is_relative_to(base) else lm)
         values = {"format": FORMAT, "version": VERSION, "ctcspeech": __version__, **values}
         with atomic_write(path) as file:
             file.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
@@ -117,16 +125,15 @@ class DecoderSettings:
         is damaged."""
         if self.lm is None:
             return None
-        if not self.lm.is_file():
-            raise DecoderError(
-                f"the language model {self.lm} is missing; give another with --lm, or decode with "
-                "--decoder greedy"
-            )
-        try:
-            verify(self.lm)
-        except ChecksumError as error:
-            raise DecoderError(str(error)) from error
+        _require(self.lm, "--lm")
         return LanguageModel.load(self.lm)
+
+    def load_neural_lm(self) -> NeuralLanguageModel | None:
+        """The neural language model, likewise."""
+        if self.neural_lm is None:
+            return None
+        _require(self.neural_lm, "--neural-lm")
+        return NeuralLanguageModel.load(self.neural_lm)
 
     def decoder(
         self,
@@ -134,12 +141,13 @@ class DecoderSettings:
         frame_shift_ms: float,
         *,
         lm: LanguageModel | None = None,
+        neural_lm: NeuralLanguageModel | None = None,
         hot_words: Mapping[str, float] | None = None,
         n_best: int = 1,
         word_times: bool = True,
         threads: int | None = None,
     ) -> BeamDecoder:
-        """The decoder. `lm`: the language model, if it is loaded already."""
+        """The decoder. `lm`, `neural_lm`: the language models, if they are loaded already."""
         lm = lm or self.load_lm()
         return BeamDecoder(
             alphabet,
@@ -152,12 +160,26 @@ class DecoderSettings:
             beam_size=self.beam_size,
             beam_threshold=self.beam_threshold,
             token_min_logp=self.token_min_logp,
+            neural_lm=neural_lm or self.load_neural_lm(),
+            neural_weight=self.neural_weight,
             hot_words=hot_words,
             n_best=n_best,
             frame_shift_ms=frame_shift_ms,
             word_times=word_times,
             threads=threads,
         )
+
+
+def _require(lm: Path, option: str) -> None:
+    if not lm.is_file():
+        raise DecoderError(
+            f"the language model {lm} is missing; give another with {option}, or decode with "
+            "--decoder greedy"
+        )
+    try:
+        verify(lm)
+    except ChecksumError as error:
+        raise DecoderError(str(error)) from error
 
 
 def _check(values: dict[str, Any]) -> None:
@@ -172,6 +194,7 @@ def _check(values: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be {low:g} to {high:g}, got {value!r}")
     for name, kind, words in (
         ("lm", (str, type(None)), "a file's name or null"),
+        ("neural_lm", (str, type(None)), "a file's name or null"),
         ("open_vocabulary", bool, "true or false"),
         ("tuning", dict, "an object"),
     ):

@@ -30,7 +30,12 @@ from ctcspeech.text.error_rates import ErrorCounts, character_errors, word_error
 __all__ = ["RANGES", "DevSet", "Rates", "Trial", "Tuning", "require_optuna", "tune"]
 
 # Where the weights are looked for (natural logarithms).
-RANGES = {"lm_weight": (0.0, 4.0), "word_score": (-4.0, 8.0), "unk_score": (-20.0, 0.0)}
+RANGES = {
+    "lm_weight": (0.0, 4.0),
+    "word_score": (-4.0, 8.0),
+    "unk_score": (-20.0, 0.0),
+    "neural_weight": (0.0, 2.0),
+}
 PORTIONS = 5  # of the utterances; a trial may be given up after each
 STARTUP = 10  # trials that are never given up, and drawn at random
 
@@ -175,7 +180,9 @@ class Tuning:
 
     def at_the_edge(self) -> list[str]:
         """The weights that lie where the search ended, so that better ones may lie beyond."""
-        names = ["lm_weight", "word_score"] + ["unk_score"] * self.best.open_vocabulary
+        names = ["lm_weight"] * (self.best.lm is not None) + ["word_score"]
+        names += ["unk_score"] * self.best.open_vocabulary
+        names += ["neural_weight"] * (self.best.neural_lm is not None)
         found = []
         for name in names:
             low, high = RANGES[name]
@@ -237,7 +244,8 @@ class Tuning:
             ax.plot(*_point(self.best), "*", color="red", markersize=13, label=label)
         name = "open" if open_vocabulary else "closed"
         ax.set_title(f"{name} vocabulary" if self.best.lm_unit == "word" else "labels' model")
-        ax.set(xlabel="lm_weight", ylabel="word_score")
+        weight = "neural_weight" if self.best.lm is None else "lm_weight"
+        ax.set(xlabel=weight, ylabel="word_score")
         ax.legend(loc="best", fontsize="small")
 
 
@@ -279,11 +287,11 @@ def tune(
     if vocabulary not in ("any", "closed", "open"):
         raise ValueError(f'vocabulary must be "any", "closed" or "open", got {vocabulary!r}')
     optuna = require_optuna()
-    lm = settings.load_lm()
-    if lm is None:
+    lm, neural_lm = settings.load_lm(), settings.load_neural_lm()
+    if lm is None and neural_lm is None:
         raise DecoderError("tuning needs a language model")
     kinds = [False, True] if vocabulary == "any" else [vocabulary == "open"]
-    if settings.lm_unit == "token":
+    if settings.lm_unit == "token" or lm is None:
         kinds = [False]
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
@@ -302,6 +310,7 @@ def tune(
                 recognizer.alphabet,
                 recognizer.frame_shift_ms,
                 lm=lm,
+                neural_lm=neural_lm,
                 word_times=False,
                 threads=recognizer.threads,
             )
@@ -345,8 +354,12 @@ def _portions(count: int, seed: int) -> list[list[int]]:
 def _defaults(
     settings: DecoderSettings, open_vocabulary: bool, any_vocabulary: bool
 ) -> dict[str, Any]:
-    over_words = settings.lm_unit == "word"
-    values: dict[str, Any] = {"lm_weight": 0.5, "word_score": 1.5 if over_words else 0.0}
+    over_words = settings.lm_unit == "word" and settings.lm is not None
+    values: dict[str, Any] = {"word_score": 1.5 if over_words else 0.0}
+    if settings.lm is not None:
+        values["lm_weight"] = 0.5
+    if settings.neural_lm is not None:
+        values["neural_weight"] = 0.3
     if open_vocabulary:
         values["unk_score"] = -10.0
     if any_vocabulary:
@@ -358,9 +371,9 @@ def _propose(asked: Any, settings: DecoderSettings, kinds: list[bool]) -> Decode
     opened = kinds[0]
     if len(kinds) > 1:
         opened = asked.suggest_categorical("open_vocabulary", kinds)
-    values = {
-        name: asked.suggest_float(name, *RANGES[name]) for name in ("lm_weight", "word_score")
-    }
+    names = ["lm_weight"] * (settings.lm is not None) + ["word_score"]
+    names += ["neural_weight"] * (settings.neural_lm is not None)
+    values = {name: asked.suggest_float(name, *RANGES[name]) for name in names}
     if opened:
         values["unk_score"] = asked.suggest_float("unk_score", *RANGES["unk_score"])
     rounded = {name: round(value, 4) for name, value in values.items()}
@@ -368,7 +381,8 @@ def _propose(asked: Any, settings: DecoderSettings, kinds: list[bool]) -> Decode
 
 
 def _point(settings: DecoderSettings) -> tuple[float, float]:
-    return settings.lm_weight, float(settings.word_score or 0.0)
+    weight = settings.neural_weight if settings.lm is None else settings.lm_weight
+    return weight, float(settings.word_score or 0.0)
 
 
 def _surface(

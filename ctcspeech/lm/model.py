@@ -136,7 +136,7 @@ class LanguageModel:
 
         `unknown_log10` is the log10 probability of `<unk>` for an ARPA file that lists none.
         `verify`: compare the checksums of a binary of this package and look at every value, as
-        `verify()` does, which reads it once (about 0.3 s a GB where it is in the file cache).
+        `verify()` does, which reads it once (about 0.4 s a GB where it is in the file cache).
         Without, only its header is looked at; one that is damaged elsewhere scores wrongly, or
         finds no n-grams, but never crashes.
 
