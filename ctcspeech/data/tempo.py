@@ -1,4 +1,8 @@
-"""Another tempo at the same pitch."""
+"""Another tempo at the same pitch, by overlapping windows (WSOLA; Verhelst and Roelands 1993).
+
+Ours, because what libraries offer is a program of its own or a phase vocoder, which smears the
+onsets of consonants.
+"""
 
 import numpy as np
 
