@@ -12,8 +12,8 @@ compute it; the model must have been trained on features of that preset.
     audio_signal float (N, F, T), length int64 (N,) -> logprobs, log_probs float (N, T', C)
 
 There sherpa-onnx reads floor(T / subsampling) frames, of ceil(T / subsampling): the last one, with
-the end of a word in it, would be lost. `logprobs` therefore begins a frame later where they differ
-(`_for_floored_lengths`), and `log_probs` is what the model says; ctcspeech itself reads the latter.
+the end of a word in it, would be lost. `logprobs` therefore leaves out a blank frame where they
+differ (`_for_floored_lengths`), and `log_probs` is what the model says; ctcspeech reads the latter.
 
 A model that was trained on precomputed features takes these: features (N, T, F), lengths.
 """
@@ -119,29 +119,30 @@ def _for_floored_lengths(
 ) -> str:
     """Log-probabilities (N, T', C) of which a reader of floor(T / subsampling) frames misses none.
 
-    Where that is one less than ceil(T / subsampling), frame t is the model's t + 1, and the last
-    one stands there twice, which writes the same labels. Frame 0 is the one of the model's first
-    two that is less likely the blank.
+    Where that is one less than ceil(T / subsampling), one frame is left out, the first of the two
+    in a row that are most certainly blank, and the last one stands there twice: neither changes the
+    labelling.
     """
     one, zero = graph.constant(np.int64(1)), graph.constant(np.int64(0))
+    never = graph.constant(np.float32(-1e9))
     rest = graph.op("Mod", lengths, graph.constant(np.int64(subsampling)))
     step = graph.op("Unsqueeze", graph.op("Min", rest, one), graph.integers(1))  # (N, 1)
     last = graph.op("Max", graph.op("Sub", counts, one), zero)
     last = graph.op("Unsqueeze", last, graph.integers(1))
-    frames = graph.range(graph.size(scores, 1))
-    index = graph.op("Min", graph.op("Add", frames, step), last)  # (N, T')
-    index = graph.op("Unsqueeze", index, graph.integers(2))
+    frames = graph.range(graph.size(scores, 1))  # (T',)
+    blanks = graph.op("Gather", scores, graph.constant(np.int64(blank)), axis=2)  # (N, T')
+    following = graph.op("Pad", blanks, graph.integers(0, 0, 0, 1), never)
+    end = graph.integers(np.iinfo(np.int64).max)
+    following = graph.op("Slice", following, graph.integers(1), end, graph.integers(1))
+    little = graph.op("Mul", blanks, graph.constant(np.float32(0.01)))  # where no two are in a row
+    pairs = graph.op("Add", graph.op("Min", blanks, following), little)
+    pairs = graph.op("Where", graph.op("Less", frames, last), pairs, never)
+    left_out = graph.op("ArgMax", pairs, axis=1, keepdims=1)  # (N, 1)
+    after = graph.op("Cast", graph.op("GreaterOrEqual", frames, left_out), to=7)  # int64
+    index = graph.op("Add", frames, graph.op("Mul", after, step))
+    index = graph.op("Unsqueeze", graph.op("Min", index, last), graph.integers(2))
     shape = graph.op("Shape", scores)
-    shifted = graph.op("GatherElements", scores, graph.op("Expand", index, shape), axis=1)
-    begin, end, axis = graph.integers(0), graph.integers(1), graph.integers(1)
-    first, second = (graph.op("Slice", x, begin, end, axis) for x in (scores, shifted))
-    blanks = [
-        graph.op("Slice", x, graph.integers(blank), graph.integers(blank + 1), graph.integers(2))
-        for x in (first, second)
-    ]
-    chosen = graph.op("Where", graph.op("Less", blanks[0], blanks[1]), first, second)
-    others = graph.op("Slice", shifted, end, graph.integers(np.iinfo(np.int64).max), axis)
-    return graph.op("Concat", chosen, others, axis=1)
+    return graph.op("GatherElements", scores, graph.op("Expand", index, shape), axis=1)
 
 
 def _metadata(checkpoint: Checkpoint, layout: str) -> dict[str, str]:
