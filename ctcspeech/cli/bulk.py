@@ -229,14 +229,11 @@ def _slurm_part(environment: Any) -> tuple[int, int]:
 
 def _load(model: Path, device: str, options: DecodingOptions, max_seconds: float) -> "Transcriber":
     """What a worker makes for itself: the model on one thread."""
-    import torch
-
     from ctcspeech.bulk.transcriber import Transcriber
     from ctcspeech.errors import ConfigError
 
-    torch.set_num_threads(1)
     try:
-        recognizer = load_recognizer(model, device, 1)
+        recognizer = load_recognizer(str(model), device, 1)
         made = make_decoder(options, recognizer)
     except typer.BadParameter as error:
         raise ConfigError(error.message) from error
