@@ -39,6 +39,23 @@ def align_batch(
     status: Array,
 ) -> None: ...
 
+class BeamOptions:
+    beam_size: int
+    beam_threshold: float
+    token_min_logp: float
+    strict_minimum: bool
+    open_vocabulary: bool
+    unknown_at_once: float
+    recombine: bool
+    end_of_sentence: bool
+    n_best: int
+    word_times: bool
+    lm_weight: float
+    word_score: float
+    unk_score: float
+    neural_weight: float
+    def __init__(self) -> None: ...
+
 class BeamDecoder:
     def __init__(
         self,
@@ -51,7 +68,9 @@ class BeamDecoder:
         lexicon_from_lm: bool,
         lexicon: Sequence[str],
         hot_words: Sequence[tuple[Sequence[str], float]],
-        options: dict,
+        options: BeamOptions,
+        neural: Any,
+        neural_labels: Sequence[int],
     ) -> None: ...
     @property
     def lexicon_size(self) -> int: ...

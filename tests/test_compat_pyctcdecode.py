@@ -1,7 +1,10 @@
 """pyctcdecode's interface: against what pyctcdecode itself answered (tests/golden/decoders), and
 under the Wav2Vec2ProcessorWithLM of transformers."""
 
+import copy
 import json
+import pickle
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -171,3 +174,147 @@ def test_install_refuses_where_the_real_one_is_loaded(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyctcdecode", json)
     with pytest.raises(RuntimeError, match="imported already"):
         pyctcdecode.install()
+
+
+def test_a_hot_word_that_the_model_does_not_know_costs_what_unknown_words_cost():
+    decoder = build_ctcdecoder(GOLDEN["characters"], LM, alpha=0.5, beta=1.0)
+    lm = decoder._language_model
+    word = "edad"
+    assert not lm.knows(word) and lm.knows("bad")
+    spoken = np.full((9, len(GOLDEN["characters"])), -12.0, np.float32)
+    blank = GOLDEN["characters"].index("")
+    for t in range(9):
+        label = GOLDEN["characters"].index(word[t // 2]) if t % 2 == 0 and t < 8 else blank
+        spoken[t, label] = 0.0
+    text, state, _, logit_score, lm_score = decoder.decode_beams(spoken, hotwords=[word])[0]
+    log10, after = lm.model.score_word(lm.get_start_state(), word)
+    expected = 0.5 * np.log(10) * (log10 - 10 + lm.model.score_end(after)) + 1.0 + 10.0
+    assert text == word and state == after
+    assert lm_score - logit_score == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_unknown_word_that_is_clearly_said_survives_the_default_pruning():
+    decoder = build_ctcdecoder(GOLDEN["characters"], LM, alpha=0.5, beta=1.0)
+    for text in ("bad edad", "cabec bad", "a dadde"):
+        path = [label for letter in text for label in (letter, "")]
+        spoken = np.full((len(path), len(GOLDEN["characters"])), -20.0, np.float32)
+        for t, label in enumerate(path):
+            spoken[t, GOLDEN["characters"].index(label)] = 0.0
+        assert decoder.decode(spoken) == text
+
+
+class _Own(pyctcdecode.AbstractLanguageModel):
+    """The compat model, by the interface for models of one's own."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    order = 2
+
+    def get_start_state(self):
+        return [self.inner.get_start_state()]
+
+    def score_partial_token(self, partial_token):
+        return 0.0
+
+    def score(self, prev_state, word, is_last_word=False):
+        score, state = self.inner.score(prev_state[0], word, is_last_word)
+        return score, [state]
+
+
+def test_models_of_ones_own_and_several():
+    inner = pyctcdecode.LanguageModel(LM, alpha=0.6, beta=1.0)
+    alphabet = pyctcdecode.Alphabet.build_alphabet(GOLDEN["characters"])
+    reference = BeamSearchDecoderCTC(alphabet, inner)
+    own = BeamSearchDecoderCTC(alphabet, _Own(inner))
+    twice = BeamSearchDecoderCTC(alphabet, pyctcdecode.MultiLanguageModel([inner, inner]))
+    wide = {"beam_width": 500, "beam_prune_logp": -60.0, "token_min_logp": -15.0}
+    for item in SPOKEN:
+        # Of a model of one's own the search does not know which words are unlikely to come.
+        for decoder, call in ((own, wide), (twice, {}), (twice, wide)):
+            text, _, _, _, score = reference.decode_beams(item, **call)[0]
+            found = decoder.decode_beams(item, **call)[0]
+            assert found[0] == text and found[4] == pytest.approx(score, abs=1e-3)
+    with pytest.raises(ValueError, match="at least 2"):
+        pyctcdecode.MultiLanguageModel([inner])
+
+
+def test_parts_that_other_programs_use(tmp_path):
+    lines = Path(LM).read_text().split("\\2-grams:")[0].split("\\1-grams:")[1].splitlines()
+    words = {line.split("\t")[1] for line in lines if len(line.split("\t")) == 3}
+    assert pyctcdecode.load_unigram_set_from_arpa(LM) == words
+    scorer = pyctcdecode.HotwordScorer.build_scorer(["hello you", "help"], weight=6.0)
+    assert "he" in scorer and "x" not in scorer
+    assert scorer.score("you said hello hellos") == 12.0
+    assert scorer.score_partial_token("he") == 3.0 and scorer.score_partial_token("z") == 0.0
+    decoder = build_ctcdecoder(GOLDEN["characters"], LM, ["bad", "cab"])
+    decoder.save_to_dir(str(tmp_path))
+    decoder.save_to_dir(str(tmp_path))  # again
+    found = BeamSearchDecoderCTC.parse_directory_contents(str(tmp_path))
+    files = pyctcdecode.LanguageModel.parse_directory_contents(found["language_model"])
+    assert sorted(files) == ["json_attrs", "kenlm", "unigrams"]
+    (tmp_path / "language_model" / "more.txt").write_text("")
+    with pytest.raises(ValueError, match="one model"):
+        pyctcdecode.LanguageModel.parse_directory_contents(found["language_model"])
+
+
+def test_copies_and_pickles():
+    decoder = build_ctcdecoder(GOLDEN["characters"], LM, alpha=0.7)
+    expected = decoder.decode_beams(SPOKEN[0])
+    for other in (copy.deepcopy(decoder), pickle.loads(pickle.dumps(decoder))):
+        assert other.decode_beams(SPOKEN[0]) == expected
+        other.reset_params(alpha=0.1)
+        assert decoder._language_model.alpha == 0.7
+    state = expected[0][1]
+    assert pickle.loads(pickle.dumps(state)) == state == copy.deepcopy(state)
+    key = decoder._model_key
+    assert key in BeamSearchDecoderCTC.model_container
+    del decoder
+    assert key not in BeamSearchDecoderCTC.model_container
+
+
+PROCESSOR = """
+import json, sys, warnings
+from pathlib import Path
+folder, lm = Path(sys.argv[1]), sys.argv[2]
+import importlib.util, importlib.machinery
+finders = list(sys.meta_path)
+class Without(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.split(".")[0] in ("kenlm", "pyctcdecode", "pygtrie"):
+            return None
+        return super().find_spec(name, path, target)
+sys.meta_path = [Without if f is importlib.machinery.PathFinder else f for f in finders]
+assert importlib.util.find_spec("kenlm") is None
+from ctcspeech.compat import pyctcdecode
+pyctcdecode.install()
+warnings.simplefilter("ignore")
+import transformers
+vocabulary = ["<pad>", "<unk>", "|", *"abcde"]
+(folder / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(vocabulary)}))
+tokenizer = transformers.Wav2Vec2CTCTokenizer(
+    str(folder / "vocab.json"), bos_token=None, eos_token=None
+)
+extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=8000)
+decoder = pyctcdecode.build_ctcdecoder(vocabulary, lm, alpha=0.6, beta=1.0)
+processor = transformers.Wav2Vec2ProcessorWithLM(extractor, tokenizer, decoder)
+processor.save_pretrained(folder / "model")
+loaded = transformers.Wav2Vec2ProcessorWithLM.from_pretrained(folder / "model")
+assert loaded.language_model.alpha == 0.6 and loaded.language_model.beta == 1.0
+import numpy as np
+logits = np.random.default_rng(0).normal(size=(30, len(vocabulary))).astype(np.float32)
+assert loaded.decode(logits).text == processor.decode(logits).text
+print("saved and loaded")
+"""
+
+
+def test_processor_of_transformers_saved_and_loaded_without_the_peers(tmp_path):
+    pytest.importorskip("transformers")
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESSOR, str(tmp_path), LM],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert "saved and loaded" in done.stdout, done.stderr[-2000:]

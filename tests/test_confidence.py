@@ -111,3 +111,22 @@ def test_stored_with_the_model(tmp_path):
         file.write_text(text)
         with pytest.raises(CheckpointError, match="damaged"):
             load_calibrations(tmp_path)
+
+
+def test_a_decoder_of_ones_own_has_no_other_decoders_calibration():
+    from ctcspeech import BeamDecoder
+    from ctcspeech.decode.greedy import GreedyDecoder
+    from ctcspeech.recognize.transcript import decoder_kind
+    from ctcspeech.text.alphabet import Alphabet
+
+    class Own(BeamDecoder):
+        pass
+
+    class Other:
+        def decode(self, emissions):
+            return []
+
+    assert decoder_kind(BeamDecoder(["", "a"])) == "beam"
+    assert decoder_kind(GreedyDecoder(Alphabet.from_text(["a b"]), 20)) == "greedy"
+    assert decoder_kind(Own(["", "a"])) == "beam"
+    assert decoder_kind(Other()).endswith("Other")

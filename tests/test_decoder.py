@@ -1,8 +1,10 @@
 """The beam decoder against enumeration of all labellings on tiny inputs, and its laws."""
 
+import copy
 import itertools
 import json
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctcspeech import BeamDecoder, LanguageModel
+from ctcspeech.decode.hypothesis import Hypothesis
+from ctcspeech.emissions import Emissions
 from ctcspeech.errors import DecoderError
 from ctcspeech.text.alphabet import Alphabet
 
@@ -454,8 +458,26 @@ def test_failure_in_a_model_of_the_users_own_reaches_the_caller():
 
     with pytest.raises(RuntimeError, match="no weights"):
         decoder(Broken(None)).decode([emissions] * 2)
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"score\(state, '[ab]+'\) .* returned NaN"):
         decoder(Nan(None)).decode(emissions)
+
+    class Infinite(Nan):
+        def score(self, state, word):
+            return math.inf if word == "bb" else -1.0, state
+
+        def begin_state(self):
+            return 0
+
+        def finish(self, state):
+            return 0.0
+
+    searching = decoder(Infinite(None))
+    said_bb = spoken([0, 3, 0, 3, 0], 4)
+    with pytest.raises(ValueError, match=r"score\(state, 'bb'\) .* returned \+inf"):
+        searching.decode(said_bb)
+    assert searching.decode(spoken([0, 2, 0], 4, 0.9999))[0][0].text == "a"  # it is not broken
+    with pytest.raises(ValueError, match="'bb'"):
+        searching.rescore([Hypothesis("bb", [3, 0, 3], 0.0, 0.0)], Infinite(None))
     with pytest.raises(TypeError, match="begin_state"):
         BeamDecoder(LABELS, Empty())
     ((top,),) = BeamDecoder(LABELS, Unhashable()).decode(emissions)
@@ -791,6 +813,37 @@ def test_words_that_are_impossible_to_a_model(lm, lm_weight):
     assert all(math.isfinite(h.score) for h in found)
     # With a weight of 0 the model has no say.
     assert any("a" in h.text.split() for h in found) == (lm_weight == 0)
+
+
+class CountsWords:
+    """A model that can be pickled."""
+
+    def begin_state(self):
+        return 0
+
+    def score(self, state, word):
+        return -0.5 * len(word), state + 1
+
+
+def test_copies_and_pickles(lm):
+    emissions = random_emissions(2, 25, 4)
+    for model in (lm, CountsWords(), None):
+        decoder = BeamDecoder(
+            LABELS, model, lexicon=["a", "b", "ab"],
+            hot_words={"a b": 1.0}, n_best=3, frame_shift_ms=10,
+        )  # fmt: skip
+        expected = decoder.decode(emissions)
+        for other in (copy.copy(decoder), copy.deepcopy(decoder), pickled(decoder)):
+            assert other is not decoder and other.decode(emissions) == expected
+        with pytest.raises(TypeError, match="stream"):
+            pickle.dumps(decoder.stream())
+    item = Emissions(emissions, LABELS, 0, 20.0)
+    for other in (copy.deepcopy(item), pickled(item)):
+        assert other.labels == LABELS and np.array_equal(other.scores, item.scores)
+
+
+def pickled(value):
+    return pickle.loads(pickle.dumps(value))
 
 
 def test_wrong_arguments(lm, tmp_path):

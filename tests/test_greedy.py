@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctcspeech.decode.greedy import GreedyDecoder, word_frames, word_spans
+from ctcspeech.decode.greedy import GreedyDecoder
+from ctcspeech.decode.hypothesis import word_frames, word_spans
 from ctcspeech.errors import DecoderError
 from ctcspeech.text.alphabet import Alphabet
 

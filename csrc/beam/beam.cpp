@@ -134,7 +134,8 @@ void Decoder::build_lexicon(const Config& config) {
       return make(names);
     };
   }
-  const double enter = std::clamp(unknown + weights.unk_score, -200.0, 200.0);
+  const double at_once = std::max(unknown + weights.unk_score, -options_.unknown_at_once);
+  const double enter = std::clamp(at_once, -200.0, 200.0);
   if (has_lexicon) {
     oov_enter_ = std::exp(enter);
     oov_exit_ = std::exp(-enter);

@@ -44,7 +44,12 @@ struct Options {
   double beam_threshold = 15;   // prefixes this much below the best (natural log) are dropped
   double token_min_logp = -8;   // tokens below this are not tried in a frame, but for the best one
   Weights weights;
+  // token_min_logp holds for blanks, separators in gaps, and repetitions, too.
+  bool strict_minimum = false;
   bool open_vocabulary = false;  // words outside the lexicon are allowed, each at unk_score
+  // The most of an unknown word's cost that is charged when it leaves the lexicon; the rest is when it
+  // ends, so that clear words live long enough to be compared.
+  double unknown_at_once = 12;
   bool recombine = true;
   bool end_of_sentence = true;   // the language model scores the end of the sentence
   int n_best = 1;

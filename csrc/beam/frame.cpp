@@ -79,6 +79,11 @@ void Session::normalise(const float* row) {
     for (uint32_t c = 0; c < num; ++c) logp[c] = (row[c] - highest) - log_sum;
   }
 
+  if (d_.options_.strict_minimum) {
+    const float top = *std::max_element(p, p + num);
+    for (uint32_t c = 0; c < num; ++c)
+      if (p[c] < d_.min_p_ && p[c] < top) p[c] = 0;
+  }
   begins_.clear();
   candidates_.clear();
   const uint8_t* kinds = d_.kinds_.data();

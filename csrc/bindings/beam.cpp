@@ -55,7 +55,7 @@ class PythonModel final : public beam::LanguageModel {
     if (!nb::isinstance<nb::tuple>(answer) || nb::len(answer) != 2)
       throw nb::type_error("score(state, word) of the language model must return a tuple (natural "
                            "logarithm, new state)");
-    const double ln = check(nb::cast<double>(answer[0]), "score(state, word)");
+    const double ln = check(nb::cast<double>(answer[0]), "score(state, " + quoted(text) + ")");
     next = intern(answer[1]);
     return ln;
   }
@@ -91,12 +91,17 @@ class PythonModel final : public beam::LanguageModel {
   }
 
  private:
-  static double check(double ln, const char* what) {
+  // -inf makes a word impossible; NaN and +inf are no logarithms of probabilities.
+  static double check(double ln, const std::string& what) {
     if (std::isnan(ln) || ln == HUGE_VAL)
-      throw nb::value_error((std::string(what) + " of the language model returned " +
-                             (std::isnan(ln) ? "NaN" : "+inf"))
+      throw nb::value_error((what + " of the language model returned " +
+                             (std::isnan(ln) ? "NaN" : "+inf") +
+                             "; it must be a natural logarithm or -inf")
                                 .c_str());
     return ln;
+  }
+  static std::string quoted(const std::string& word) {
+    return nb::cast<std::string>(nb::repr(nb::str(word.data(), word.size())));
   }
   uint32_t intern(nb::object state) {
     const uint32_t number = static_cast<uint32_t>(states_.size());
@@ -124,7 +129,8 @@ void construct(Decoder* self, const std::vector<PyToken>& tokens, uint32_t blank
                const ngram::Model* ngram, nb::object custom_lm, bool lm_over_tokens,
                std::vector<std::string> token_words, bool lexicon_from_lm,
                std::vector<std::string> lexicon, std::vector<PyPhrase> hot_words,
-               const nb::dict& options) {
+               const beam::Options& options, const neural::Lstm* neural,
+               std::vector<int32_t> neural_labels) {
   Config config;
   for (const auto& [text, begins_word, separates, skipped] : tokens)
     config.tokens.push_back(
@@ -142,21 +148,9 @@ void construct(Decoder* self, const std::vector<PyToken>& tokens, uint32_t blank
   config.lexicon_from_lm = lexicon_from_lm;
   config.lexicon = std::move(lexicon);
   config.hot_words = std::move(hot_words);
-  beam::Options& o = config.options;
-  o.beam_size = nb::cast<int>(options["beam_size"]);
-  o.beam_threshold = nb::cast<double>(options["beam_threshold"]);
-  o.token_min_logp = nb::cast<double>(options["token_min_logp"]);
-  o.weights.lm_weight = nb::cast<double>(options["lm_weight"]);
-  o.weights.word_score = nb::cast<double>(options["word_score"]);
-  o.weights.unk_score = nb::cast<double>(options["unk_score"]);
-  config.neural = nb::cast<const neural::Lstm*>(options["neural"]);
-  config.neural_labels = nb::cast<std::vector<int32_t>>(options["neural_labels"]);
-  o.weights.neural_weight = nb::cast<double>(options["neural_weight"]);
-  o.open_vocabulary = nb::cast<bool>(options["open_vocabulary"]);
-  o.recombine = nb::cast<bool>(options["recombine"]);
-  o.end_of_sentence = nb::cast<bool>(options["end_of_sentence"]);
-  o.n_best = nb::cast<int>(options["n_best"]);
-  o.word_times = nb::cast<bool>(options["word_times"]);
+  config.options = options;
+  config.neural = neural;
+  config.neural_labels = std::move(neural_labels);
   new (self) Decoder(config);
 }
 
@@ -278,11 +272,33 @@ class Stream {
 }  // namespace
 
 void bind_beam(nb::module_& m) {
+  nb::class_<beam::Options> options(m, "BeamOptions");
+  options.def(nb::init<>())
+      .def_rw("beam_size", &beam::Options::beam_size)
+      .def_rw("beam_threshold", &beam::Options::beam_threshold)
+      .def_rw("token_min_logp", &beam::Options::token_min_logp)
+      .def_rw("strict_minimum", &beam::Options::strict_minimum)
+      .def_rw("open_vocabulary", &beam::Options::open_vocabulary)
+      .def_rw("unknown_at_once", &beam::Options::unknown_at_once)
+      .def_rw("recombine", &beam::Options::recombine)
+      .def_rw("end_of_sentence", &beam::Options::end_of_sentence)
+      .def_rw("n_best", &beam::Options::n_best)
+      .def_rw("word_times", &beam::Options::word_times);
+  const auto weight = [&options](const char* name, double beam::Weights::* field) {
+    options.def_prop_rw(
+        name, [field](const beam::Options& o) { return o.weights.*field; },
+        [field](beam::Options& o, double value) { o.weights.*field = value; });
+  };
+  weight("lm_weight", &beam::Weights::lm_weight);
+  weight("word_score", &beam::Weights::word_score);
+  weight("unk_score", &beam::Weights::unk_score);
+  weight("neural_weight", &beam::Weights::neural_weight);
   nb::class_<Decoder>(m, "BeamDecoder")
       .def("__init__", &construct, nb::arg("tokens"), nb::arg("blank"), nb::arg("ngram").none(),
            nb::arg("custom_lm").none(), nb::arg("lm_over_tokens"), nb::arg("token_words"),
            nb::arg("lexicon_from_lm"), nb::arg("lexicon"), nb::arg("hot_words"), nb::arg("options"),
-           nb::keep_alive<1, 4>())
+           nb::arg("neural").none(), nb::arg("neural_labels"), nb::keep_alive<1, 4>(),
+           nb::keep_alive<1, 12>())
       .def_prop_ro("lexicon_size", &Decoder::lexicon_size)
       .def_prop_ro("words_skipped", &Decoder::words_skipped)
       .def("ctc_score", &ctc_score, nb::arg("emissions"), nb::arg("tokens"))

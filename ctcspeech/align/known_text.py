@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ctcspeech.align.forced import WILDCARD, Alignment, forced_align
-from ctcspeech.decode.greedy import word_frames
-from ctcspeech.decode.hypothesis import Hypothesis, Word
+from ctcspeech.decode.hypothesis import Hypothesis, Word, word_frames
 from ctcspeech.emissions import Emissions
 from ctcspeech.errors import AlignmentError, AlphabetError
 from ctcspeech.recognize.transcript import Passage, Transcript

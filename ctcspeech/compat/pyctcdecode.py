@@ -14,23 +14,31 @@ How its parameters map (natural logarithms; LN10 = ln 10):
     hotwords            each word of each phrase is a hot word of `hotword_weight`
     lm_score_boundary   whether the language model sees <s> and </s>
 
-What differs. The search is another one. Special labels (<s>, [CLS]) are never written. A trailing
-space is not scored as one more unknown word. A word that stands in the language model but not in
-`unigrams` is scored as unknown. `prune_history` is accepted and has no effect: histories that the
-language model cannot tell apart are pruned for a single text and kept for lists of beams. A word's
-frames are those of the best alignment. A pool is accepted and not used: batches are decoded by
-threads. Language models are ARPA files, KenLM's binaries, and binaries of `ctcspeech lm`.
+What differs, on purpose:
+
+- The search is another one, which sums over all labellings of a text and recombines what the
+  language model cannot tell apart. Labels below `token_min_logp` are not tried, the blank included.
+- Special labels (<s>, [CLS]) are never written. A trailing space is not one more unknown word.
+- `unigrams` limits the known words to those also in the model; without it all the model's are.
+- `prune_history` has no effect: histories that the language model cannot tell apart are pruned for
+  a single text and kept for lists of beams. A word's frames are those of the best alignment.
+- A pool is accepted and not used: batches are decoded by threads.
+- A model of one's own (AbstractLanguageModel) is asked for whole words only.
+- A language model's file is read by this package: ARPA files, its own binaries, KenLM's.
 
 `install()` makes the name `pyctcdecode` mean this module, for libraries that import it themselves,
 such as the Wav2Vec2ProcessorWithLM of transformers.
 """
 
+import abc
+import importlib.util
 import json
 import math
 import os
 import re
 import shutil
 import sys
+import weakref
 from collections.abc import Collection, Iterable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -45,13 +53,17 @@ from ctcspeech.lm.model import LanguageModel as NgramModel
 from ctcspeech.lm.model import State
 
 __all__ = [
+    "AbstractLanguageModel",
     "Alphabet",
     "BeamSearchDecoderCTC",
+    "HotwordScorer",
     "LanguageModel",
+    "MultiLanguageModel",
     "OutputBeam",
     "OutputBeamMPSafe",
     "build_ctcdecoder",
     "install",
+    "load_unigram_set_from_arpa",
 ]
 
 DEFAULT_ALPHA = 0.5
@@ -66,6 +78,7 @@ DEFAULT_SCORE_LM_BOUNDARY = True
 MIN_TOKEN_CLIP_P = 1e-15
 
 LN10 = math.log(10)
+_LM_SUFFIXES = (".arpa", ".bin", ".binary")
 
 BPE_TOKEN = "▁"  # begins a word's first piece
 UNK_TOKEN = "⁇"
@@ -146,10 +159,85 @@ def _marked(piece: str) -> str:
     return BPE_TOKEN + piece
 
 
-class LanguageModel:
+def load_unigram_set_from_arpa(arpa_path: str) -> set[str]:
+    """The words of an ARPA file that n-grams go on from (pyctcdecode leaves the others out).
+    Raises ValueError if there are none."""
+    words, reading = set(), False
+    with open(arpa_path, encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("\\2-grams:"):
+                break
+            reading = reading or line.startswith("\\1-grams:")
+            fields = line.strip().split("\t")
+            if reading and len(fields) == 3:
+                words.add(fields[1])
+    if not words:
+        raise ValueError("No unigrams found in arpa file. Something is wrong with the file.")
+    return words
+
+
+class HotwordScorer:
+    """What hot words add to a text. The search has its own; this is for programs that ask."""
+
+    def __init__(self, words: Collection[str], weight: float = DEFAULT_HOTWORD_WEIGHT) -> None:
+        self._words = frozenset(words)
+        self._weight = weight
+
+    @classmethod
+    def build_scorer(
+        cls, hotwords: Iterable[str] | None = None, weight: float = DEFAULT_HOTWORD_WEIGHT
+    ) -> "HotwordScorer":
+        """hotwords: words and phrases, whose words count each."""
+        return cls([word for phrase in hotwords or () for word in phrase.split()], weight)
+
+    def __contains__(self, item: str) -> bool:
+        """Whether a hot word begins so."""
+        return any(word.startswith(item) for word in self._words)
+
+    def score(self, text: str) -> float:
+        return self._weight * sum(word in self._words for word in text.split())
+
+    def score_partial_token(self, token: str) -> float:
+        """The part of the weight that the letters of the shortest such hot word so far make."""
+        lengths = [len(word) for word in self._words if word.startswith(token)]
+        return self._weight * len(token) / min(lengths) if lengths else 0.0
+
+
+class AbstractLanguageModel(abc.ABC):
+    """A language model of a user's own: scores are natural logarithms, weighted, as they add to a
+    hypothesis. `score_partial_token` is not asked for: the search has no need of it."""
+
+    @property
+    @abc.abstractmethod
+    def order(self) -> int: ...
+
+    @abc.abstractmethod
+    def get_start_state(self) -> Any: ...
+
+    @abc.abstractmethod
+    def score_partial_token(self, partial_token: str) -> float: ...
+
+    @abc.abstractmethod
+    def score(self, prev_state: Any, word: str, is_last_word: bool = False) -> tuple[float, Any]:
+        """What the word adds, and the state after it; with the sentence's end where it is last."""
+
+    def save_to_dir(self, filepath: str) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def load_from_dir(cls, filepath: str) -> "AbstractLanguageModel":
+        raise NotImplementedError
+
+    def reset_params(self, **params: Any) -> None:  # noqa: B027  # not every model has some
+        """Sets parameters, where the model has some."""
+
+
+class LanguageModel(AbstractLanguageModel):
     """An n-gram model over words with its weights. The weights may be set at any time."""
 
     JSON_ATTRS = ("alpha", "beta", "unk_score_offset", "score_boundary")
+    _ATTRS_SERIALIZED_FILENAME = "attrs.json"
+    _UNIGRAMS_SERIALIZED_FILENAME = "unigrams.txt"
 
     def __init__(
         self,
@@ -169,6 +257,7 @@ class LanguageModel:
         self.model: NgramModel = kenlm_model
         known = None if unigrams is None else {word for word in unigrams if word in self.model}
         self.unigrams = sorted(known) if known else None
+        self._known = frozenset(known) if known else None
         self.alpha = alpha
         self.beta = beta
         self.unk_score_offset = unk_score_offset
@@ -197,45 +286,147 @@ class LanguageModel:
     ) -> tuple[float, State]:
         """What a word adds to the score (natural logarithm, weighted), and the state after it."""
         log10, state = self.model.score_word(prev_state, word)
-        if word not in self.model or (self.unigrams is not None and word not in self._known()):
+        if not self.knows(word):
             log10 += self.unk_score_offset
         if is_last_word and self.score_boundary:
             log10 += self.model.score_end(state)
         return self.alpha * log10 * LN10 + self.beta, state
 
-    def _known(self) -> set[str]:
-        return set(self.unigrams or ())
+    def words(self) -> list[str]:
+        """The words that are not charged as unknown."""
+        special = ("<s>", "</s>", "<unk>")
+        return self.unigrams or [word for word in self.model.vocabulary if word not in special]
+
+    def knows(self, word: str) -> bool:
+        """Whether a word is not charged as unknown."""
+        return word in self._known if self._known is not None else word in self.model
+
+    def score_partial_token(self, partial_token: str) -> float:
+        """pyctcdecode's cost of a word's beginning that no known word has (the search here charges
+        unknown words in its own way)."""
+        begins = self._known is not None and any(w.startswith(partial_token) for w in self._known)
+        return 0.0 if begins else self.unk_score_offset * max(1.0, len(partial_token) / 6)
 
     def save_to_dir(self, filepath: str, unigram_encoding: str | None = None) -> None:
         """Writes attrs.json, unigrams.txt and the model's file."""
         folder = Path(filepath)
         values = {name: getattr(self, name) for name in self.JSON_ATTRS}
-        (folder / "attrs.json").write_text(json.dumps(values))
+        for old in folder.iterdir():  # of an earlier save
+            if old.suffix in _LM_SUFFIXES:
+                old.unlink()
+        (folder / self._ATTRS_SERIALIZED_FILENAME).write_text(json.dumps(values))
         words = "".join(word + "\n" for word in self.unigrams or ())
-        (folder / "unigrams.txt").write_text(words, encoding=unigram_encoding or "utf-8")
+        (folder / self._UNIGRAMS_SERIALIZED_FILENAME).write_text(
+            words, encoding=unigram_encoding or "utf-8"
+        )
         source = self.model.path
-        if source is not None and source.suffix in (".arpa", ".bin", ".binary"):
+        if source is not None and source.suffix in _LM_SUFFIXES:
             shutil.copyfile(source, folder / source.name)
         else:
             self.model.save(folder / "lm.bin")
 
-    @classmethod
-    def load_from_dir(cls, filepath: str, unigram_encoding: str | None = None) -> "LanguageModel":
-        folder = Path(filepath)
-        own = ("attrs.json", "unigrams.txt")
-        names = [path.name for path in folder.iterdir() if not path.name.startswith((".", "__"))]
+    @staticmethod
+    def parse_directory_contents(filepath: str) -> dict[str, str]:
+        """A folder's three files: json_attrs, unigrams, kenlm. Raises ValueError for others."""
+        own = (
+            LanguageModel._ATTRS_SERIALIZED_FILENAME,
+            LanguageModel._UNIGRAMS_SERIALIZED_FILENAME,
+        )
+        names = [name for name in os.listdir(filepath) if not name.startswith((".", "__"))]
         models = [name for name in names if name not in own]
         if len(models) != 1 or len(names) != 3:
             raise ValueError(f"expected attrs.json, unigrams.txt and one model, found {names}")
-        values = json.loads((folder / "attrs.json").read_text())
+        if Path(models[0]).suffix not in _LM_SUFFIXES:
+            raise ValueError(f"the model's name must end in one of {_LM_SUFFIXES}, got {models[0]}")
+        found = dict(zip(("json_attrs", "unigrams", "kenlm"), (*own, models[0]), strict=True))
+        return {kind: os.path.join(filepath, name) for kind, name in found.items()}
+
+    @classmethod
+    def load_from_dir(cls, filepath: str, unigram_encoding: str | None = None) -> "LanguageModel":
+        files = cls.parse_directory_contents(filepath)
+        values = json.loads(Path(files["json_attrs"]).read_text())
         if set(values) != set(cls.JSON_ATTRS):
             raise ValueError(f"attrs.json must have {cls.JSON_ATTRS}, found {sorted(values)}")
-        text = (folder / "unigrams.txt").read_text(encoding=unigram_encoding or "utf-8")
-        return cls(folder / models[0], text.splitlines() or None, **values)
+        text = Path(files["unigrams"]).read_text(encoding=unigram_encoding or "utf-8")
+        return cls(files["kenlm"], text.splitlines() or None, **values)
+
+
+class MultiLanguageModel(AbstractLanguageModel):
+    """Several models, whose weighted scores are averaged."""
+
+    def __init__(self, language_models: list[LanguageModel]) -> None:
+        if len(language_models) < 2:
+            raise ValueError("This class is meant to contain at least 2 language models.")
+        self._language_models = language_models
+
+    @property
+    def order(self) -> int:
+        return max(lm.order for lm in self._language_models)
+
+    def get_start_state(self) -> list[State]:
+        return [lm.get_start_state() for lm in self._language_models]
+
+    def score_partial_token(self, partial_token: str) -> float:
+        return _mean(lm.score_partial_token(partial_token) for lm in self._language_models)
+
+    def score(
+        self, prev_state: list[State], word: str, is_last_word: bool = False
+    ) -> tuple[float, list[State]]:
+        pairs = [
+            lm.score(state, word, is_last_word)
+            for lm, state in zip(self._language_models, prev_state, strict=True)
+        ]
+        return _mean(score for score, _ in pairs), [state for _, state in pairs]
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+class _Place:
+    """A state of a user's model, and how it was reached, for the end of the sentence."""
+
+    def __init__(self, state: Any, before: Any = None, word: str | None = None) -> None:
+        self.state, self.before, self.word = state, before, word
+        self._key = tuple(state) if isinstance(state, list) else state
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Place) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+class _Weighted:
+    """A model of the user's own (`AbstractLanguageModel`) as a WordScorer: its scores are final."""
+
+    def __init__(
+        self, model: AbstractLanguageModel, start: Any, known: Collection[str], unknown: float
+    ) -> None:
+        """known: the words of the search's lexicon. unknown: what the search itself charges for
+        others, as soon as they leave it; it is part of the model's score for them."""
+        self.model, self.start = model, start
+        self.known, self.unknown = known, unknown
+
+    def begin_state(self) -> _Place:
+        return _Place(self.model.get_start_state() if self.start is None else self.start)
+
+    def score(self, place: _Place, word: str) -> tuple[float, _Place]:
+        score, after = self.model.score(place.state, word, is_last_word=False)
+        if self.known and word not in self.known:
+            score -= self.unknown
+        return score, _Place(after, place.state, word)
+
+    def finish(self, place: _Place) -> float:
+        if place.word is None:
+            return 0.0
+        last, _ = self.model.score(place.before, place.word, is_last_word=True)
+        return last - self.model.score(place.before, place.word, is_last_word=False)[0]
 
 
 class _From:
-    """The model from a state of its own (`ctcspeech.decoder.WordScorer`)."""
+    """The model from a state of its own (`ctcspeech.decode.beam.WordScorer`)."""
 
     def __init__(self, model: NgramModel, start: State, end: bool) -> None:
         self.model, self.start, self.end = model, start, end
@@ -257,16 +448,32 @@ class BeamSearchDecoderCTC:
     _ALPHABET_SERIALIZED_FILENAME = "alphabet.json"
     _LANGUAGE_MODEL_SERIALIZED_DIRECTORY = "language_model"
 
-    def __init__(self, alphabet: Alphabet, language_model: LanguageModel | None = None) -> None:
+    # The language models of all decoders by their keys; one goes with its decoder.
+    model_container: dict[bytes, AbstractLanguageModel | None] = {}
+
+    def __init__(
+        self, alphabet: Alphabet, language_model: AbstractLanguageModel | None = None
+    ) -> None:
         self._alphabet = alphabet
         self._idx2vocab = dict(enumerate(alphabet.labels))
         self._is_bpe = alphabet.is_bpe
-        self._model_key = os.urandom(16)
-        self.model_container: dict[bytes, LanguageModel | None] = {self._model_key: language_model}
         self._made: dict[Any, native.BeamDecoder] = {}  # the last few
+        self._keep(language_model)
+
+    def _keep(self, language_model: AbstractLanguageModel | None) -> None:
+        self._model_key = os.urandom(16)
+        models = BeamSearchDecoderCTC.model_container
+        models[self._model_key] = language_model
+        weakref.finalize(self, models.pop, self._model_key, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"alphabet": self._alphabet, "language_model": self._language_model}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @property
-    def _language_model(self) -> LanguageModel | None:
+    def _language_model(self) -> AbstractLanguageModel | None:
         return self.model_container[self._model_key]
 
     def reset_params(
@@ -287,7 +494,8 @@ class BeamSearchDecoderCTC:
 
     @classmethod
     def clear_class_models(cls) -> None:
-        """Nothing is kept by the class: a language model goes with its last decoder."""
+        """Lets go of all decoders' language models; the decoders are of no use afterwards."""
+        cls.model_container.clear()
 
     def cleanup(self) -> None:
         """Lets go of the language model; the decoder is of no use afterwards."""
@@ -375,7 +583,7 @@ class BeamSearchDecoderCTC:
         (folder / self._ALPHABET_SERIALIZED_FILENAME).write_text(self._alphabet.dumps())
         if self._language_model is not None:
             place = folder / self._LANGUAGE_MODEL_SERIALIZED_DIRECTORY
-            place.mkdir(parents=True)
+            place.mkdir(parents=True, exist_ok=True)
             self._language_model.save_to_dir(str(place))
 
     @classmethod
@@ -383,13 +591,20 @@ class BeamSearchDecoderCTC:
         cls, filepath: str, unigram_encoding: str | None = None
     ) -> "BeamSearchDecoderCTC":
         """What `save_to_dir`, of this module or of pyctcdecode with an ARPA file, has written."""
-        folder = Path(filepath)
-        alphabet = folder / cls._ALPHABET_SERIALIZED_FILENAME
+        files = cls.parse_directory_contents(filepath)
+        place = files["language_model"]
+        lm = None if place is None else LanguageModel.load_from_dir(place, unigram_encoding)
+        return cls(Alphabet.loads(Path(files["alphabet"] or "").read_text()), lm)
+
+    @staticmethod
+    def parse_directory_contents(filepath: str) -> dict[str, str | None]:
+        """A folder's alphabet, and its language_model or None. ValueError if it has no alphabet."""
+        folder, decoder = Path(filepath), BeamSearchDecoderCTC
+        alphabet = folder / decoder._ALPHABET_SERIALIZED_FILENAME
         if not alphabet.is_file():
             raise ValueError(f"{folder} holds no decoder: there is no {alphabet.name}")
-        place = folder / cls._LANGUAGE_MODEL_SERIALIZED_DIRECTORY
-        lm = LanguageModel.load_from_dir(str(place), unigram_encoding) if place.is_dir() else None
-        return cls(Alphabet.loads(alphabet.read_text()), lm)
+        place = folder / decoder._LANGUAGE_MODEL_SERIALIZED_DIRECTORY
+        return {"alphabet": str(alphabet), "language_model": str(place) if place.is_dir() else None}
 
     @classmethod
     def load_from_hf_hub(
@@ -439,11 +654,15 @@ class BeamSearchDecoderCTC:
         lm = self._language_model
         words = sorted({word for phrase in hotwords or () for word in phrase.split()})
         hot = dict.fromkeys(words, float(hotword_weight))
-        weights = None
-        if lm is not None:
+        weights: Any = None if lm is None else id(lm)
+        if isinstance(lm, LanguageModel):
+            # A hot word is in the search's lexicon, but no less unknown to the model.
+            unknown = lm.alpha * LN10 * lm.unk_score_offset
+            hot = {word: hot[word] + (0.0 if lm.knows(word) else unknown) for word in words}
             weights = (lm.alpha, lm.beta, lm.unk_score_offset, lm.score_boundary)
         key = (
-            beam_width, beam_prune_logp, token_min_logp, tuple(hot.items()), start, n_best, weights
+            beam_width, beam_prune_logp, token_min_logp, tuple(hot.items()), _hashable(start),
+            n_best, weights,
         )  # fmt: skip
         if key not in self._made:
             while len(self._made) >= 4:
@@ -455,6 +674,8 @@ class BeamSearchDecoderCTC:
                 beam_size=beam_width,
                 beam_threshold=max(-beam_prune_logp, 1e-9),
                 token_min_logp=min(token_min_logp, 0.0),
+                strict_minimum=True,
+                unknown_at_once=math.inf,
                 n_best=n_best,
                 frame_shift_ms=1000.0,  # so that times are frames
                 **self._lm_arguments(start),
@@ -465,6 +686,18 @@ class BeamSearchDecoderCTC:
         lm = self._language_model
         if lm is None:
             return {"word_score": 0.0}
+        if not isinstance(lm, LanguageModel):
+            parts = getattr(lm, "_language_models", [])  # of a MultiLanguageModel
+            known = {word for part in parts for word in part.words()}
+            unknown = _mean([part.alpha * LN10 * part.unk_score_offset for part in parts] or [0])
+            return {
+                "lm": _Weighted(lm, start, known, unknown),
+                "lexicon": known or None,
+                "open_vocabulary": True,
+                "lm_weight": 1.0,
+                "word_score": 0.0,
+                "unk_score": unknown,
+            }
         arguments: dict[str, Any] = {
             "lm": lm.model,
             "lexicon": lm.unigrams,
@@ -477,19 +710,17 @@ class BeamSearchDecoderCTC:
         if start is not None or not lm.score_boundary:
             first = lm.get_start_state() if start is None else start
             arguments["lm"] = _From(lm.model, first, lm.score_boundary)
-            arguments["lexicon"] = lm.unigrams or [
-                word for word in lm.model.vocabulary if word not in ("<s>", "</s>", "<unk>")
-            ]
+            arguments["lexicon"] = lm.words()
         return arguments
 
-    def _state(self, text: str, start: State | None) -> State | None:
+    def _state(self, text: str, start: Any) -> Any:
         """The language model's state after a text."""
         lm = self._language_model
         if lm is None:
             return None
         state = lm.get_start_state() if start is None else start
         for word in text.split():
-            _, state = lm.model.score_word(state, word)
+            _, state = lm.score(state, word)
         return state
 
 
@@ -498,6 +729,10 @@ def _native_labels(alphabet: Alphabet) -> list[str]:
         return alphabet.labels
     # "▁⁇▁" is a word of its own; what comes after it begins with "▁" anyway.
     return [BPE_TOKEN + UNK_TOKEN if x == UNK_BPE_TOKEN else x for x in alphabet.labels]
+
+
+def _hashable(state: Any) -> Any:
+    return tuple(state) if isinstance(state, list) else state
 
 
 def _near(found: list[Hypothesis], beam_prune_logp: float) -> list[Hypothesis]:
@@ -542,7 +777,9 @@ def build_ctcdecoder(
 def install() -> None:
     """Makes `import pyctcdecode` give this module, in this process.
 
-    Call it before a library imports pyctcdecode. Raises RuntimeError if the real one is imported
+    Call it before a library imports pyctcdecode, or asks whether it is there. Where the package
+    kenlm is not installed, its name means `ctcspeech.compat.kenlm`, since transformers asks for
+    both before it loads a processor. Raises RuntimeError if the real pyctcdecode is imported
     already.
     """
     this = sys.modules[__name__]
@@ -559,3 +796,10 @@ def install() -> None:
         sys.modules[name] = module
         if part:
             setattr(sys.modules["pyctcdecode"], part[1:], module)
+    if "kenlm" not in sys.modules and importlib.util.find_spec("kenlm") is None:
+        from ctcspeech.compat import kenlm
+
+        stand_in = ModuleType("kenlm", kenlm.__doc__)
+        stand_in.__dict__.update({k: v for k, v in vars(kenlm).items() if not k.startswith("__")})
+        stand_in.__spec__ = ModuleSpec("kenlm", None)
+        sys.modules["kenlm"] = stand_in

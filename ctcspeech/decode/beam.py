@@ -105,6 +105,8 @@ class BeamDecoder:
         recombine: bool = True,
         separator: str | None = None,
         threads: int | None = None,
+        unknown_at_once: float = 12.0,
+        strict_minimum: bool = False,
     ) -> None:
         """Prepares the search.
 
@@ -139,10 +141,15 @@ class BeamDecoder:
             only the best goes on. Without either, prefixes never are. The others are kept for
             n-best lists.
         threads: for batches; by default the processors that this process may use.
+        unknown_at_once: the most (natural logarithm) of an unknown word's cost that pruning sees
+            when the word leaves the lexicon; the rest is charged at its end.
+        strict_minimum: whether token_min_logp holds for the blank and for repetitions, too, as in
+            pyctcdecode: what a clear frame does not say is then not tried at any score.
 
         Raises ValueError or TypeError for arguments that are wrong, DecoderError if the labels can
         write none of the lexicon's words, LanguageModelError for a file that is no model.
         """
+        given = {name: value for name, value in locals().items() if name != "self"}
         names, blank, separator = _read_labels(labels, blank, separator)
         tokens = _tokens(names, blank, separator)
         if isinstance(lm, (str, os.PathLike)):
@@ -155,45 +162,31 @@ class BeamDecoder:
         over_tokens = lm_unit == "token"
         if word_score is None:
             word_score = 1.5 if lm is not None and not over_tokens else 0.0
-        options: dict[str, Any] = {
-            "beam_size": _integer("beam_size", beam_size),
-            "beam_threshold": _positive("beam_threshold", beam_threshold),
-            "token_min_logp": _at_most_zero("token_min_logp", token_min_logp),
-            "lm_weight": _finite("lm_weight", lm_weight) if lm is not None else 0.0,
-            "word_score": _finite("word_score", word_score),
-            "unk_score": _finite("unk_score", unk_score),
-            "open_vocabulary": bool(open_vocabulary),
-            "recombine": bool(recombine),
-            "end_of_sentence": bool(end_of_sentence),
-            "n_best": _integer("n_best", n_best),
-            "word_times": bool(word_times),
-            "neural": None if neural_lm is None else neural_lm.core,
-            "neural_labels": _neural_labels(names, separator, neural_lm),
-            "neural_weight": _at_least_zero("neural_weight", neural_weight),
-        }
         if isinstance(lexicon, str):
             raise TypeError("lexicon must be an iterable of words, got a single str")
         words = None if lexicon is None else [str(word) for word in lexicon]
         from_lm = words is None and core_lm is not None and not over_tokens
-        self._arguments: dict[str, Any] = {
-            "labels": labels, "lm": lm, "blank": blank, "lexicon": words,
-            "open_vocabulary": open_vocabulary, "lm_unit": lm_unit, "lm_weight": lm_weight,
-            "word_score": word_score, "unk_score": unk_score, "hot_words": hot_words,
-            "neural_lm": neural_lm, "neural_weight": neural_weight,
-            "beam_size": beam_size, "beam_threshold": beam_threshold,
-            "token_min_logp": token_min_logp, "n_best": n_best, "frame_shift_ms": frame_shift_ms,
-            "word_times": word_times, "end_of_sentence": end_of_sentence, "recombine": recombine,
-            "separator": separator, "threads": threads,
-        }  # fmt: skip
+        given.update(
+            lm=lm,
+            neural_lm=neural_lm,
+            blank=blank,
+            lexicon=words,
+            word_score=word_score,
+            separator=separator,
+        )
+        self._arguments: dict[str, Any] = given  # what replace() and copies make another one of
+        options = _options(given)
+        if lm is None:
+            options.lm_weight = 0.0
         self.labels = names
         self.blank = blank
         self.lm = lm
         self.neural_lm = neural_lm
-        self.neural_weight: float = options["neural_weight"]
-        self.lm_weight: float = options["lm_weight"]
-        self.word_score: float = options["word_score"]
-        self.unk_score: float = options["unk_score"]
-        self.n_best: int = options["n_best"]
+        self.neural_weight: float = options.neural_weight
+        self.lm_weight: float = options.lm_weight
+        self.word_score: float = options.word_score
+        self.unk_score: float = options.unk_score
+        self.n_best: int = options.n_best
         self.frame_shift_ms = _positive("frame_shift_ms", frame_shift_ms)
         self.threads = _integer("threads", threads) if threads is not None else None
         self._end_of_sentence = bool(end_of_sentence)
@@ -210,6 +203,8 @@ class BeamDecoder:
             words or [],
             phrases,
             options,
+            None if neural_lm is None else neural_lm.core,
+            _neural_labels(names, separator, neural_lm),
         )
         if (from_lm or words) and self._core.lexicon_size == 0 and not open_vocabulary:
             raise DecoderError(
@@ -226,6 +221,12 @@ class BeamDecoder:
     def words_skipped(self) -> int:
         """The number of words left out of the lexicon since no label can write them."""
         return self._core.words_skipped
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arguments
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     def replace(self, **changes: Any) -> "BeamDecoder":
         """A decoder with some arguments changed, named as for the class."""
@@ -385,6 +386,9 @@ class BeamStream:
         self._ended = "is finished"
         return self._decoder._hypotheses(self._core.finish())
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream cannot be copied or pickled: make another with decoder.stream()")
+
     def _check_open(self) -> None:
         if self._ended:
             raise DecoderError(f"this stream {self._ended}; make another with decoder.stream()")
@@ -509,6 +513,24 @@ def _hot_phrases(
     return phrases
 
 
+def _options(given: Mapping[str, Any]) -> _core.BeamOptions:
+    """The core's options, checked, from the arguments of their names."""
+    options = _core.BeamOptions()
+    for name in ("lm_weight", "word_score", "unk_score"):
+        setattr(options, name, _finite(name, given[name]))
+    for name in ("beam_threshold", "unknown_at_once"):
+        setattr(options, name, _positive(name, given[name]))
+    for name in ("beam_size", "n_best"):
+        setattr(options, name, _integer(name, given[name]))
+    for name in (
+        "strict_minimum", "open_vocabulary", "recombine", "end_of_sentence", "word_times",
+    ):  # fmt: skip
+        setattr(options, name, bool(given[name]))
+    options.neural_weight = _at_least_zero("neural_weight", given["neural_weight"])
+    options.token_min_logp = _at_most_zero("token_min_logp", given["token_min_logp"])
+    return options
+
+
 def _finite(name: str, value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
@@ -607,5 +629,7 @@ def _ln_probability(lm: Any, words: list[str], end: bool) -> float:
     state, total = lm.begin_state(), 0.0
     for word in words:
         ln, state = lm.score(state, word)
+        if not ln < math.inf:
+            raise ValueError(f"score(state, {word!r}) of the language model returned {ln}")
         total += ln
     return total + (lm.finish(state) if end and hasattr(lm, "finish") else 0.0)

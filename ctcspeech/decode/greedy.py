@@ -4,17 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ctcspeech.decode.hypothesis import Hypothesis, Word
+from ctcspeech.decode.hypothesis import Hypothesis, Word, word_frames, word_spans
 from ctcspeech.errors import DecoderError
 from ctcspeech.text.alphabet import Alphabet
 
-__all__ = ["GreedyDecoder", "word_frames", "word_spans"]
-
-# Labels of a word do not stand further apart than this. A model that sees the whole utterance can
-# put a word's first or last label far out into the silence beside it; the word's time is then that
-# of its other labels, and _STRAY_SECONDS more in place of the stray one.
-_LONGEST_GAP_SECONDS = 0.25
-_STRAY_SECONDS = 0.1
+__all__ = ["GreedyDecoder"]
 
 
 class GreedyDecoder:
@@ -77,39 +71,3 @@ class GreedyDecoder:
         score = float(log_probs.sum())
         text = " ".join(self.alphabet.decode(tokens).split())
         return Hypothesis(text=text, tokens=tokens, score=score, ctc_score=score, words=words)
-
-
-def word_spans(alphabet: Alphabet, tokens: Sequence[int]) -> list[tuple[int, int]]:
-    """Which tokens make a word: (first, last + 1) for each, the separators left out.
-
-    Words end at the separator (`alphabet.space`); with SentencePiece they begin at a piece that is
-    marked so. Where an alphabet has neither, all tokens are one word.
-    """
-    pieces = alphabet.has_pieces
-    spans: list[tuple[int, int]] = []
-    first = 0
-    for i, token in enumerate(tokens):
-        if token == alphabet.space:
-            spans.append((first, i))
-            first = i + 1
-        elif pieces and alphabet.labels[token].startswith("▁"):
-            spans.append((first, i))
-            first = i
-    spans.append((first, len(tokens)))
-    return [(begin, end) for begin, end in spans if end > begin]
-
-
-def word_frames(starts: np.ndarray, ends: np.ndarray, seconds: float) -> tuple[int, int]:
-    """First frame and last + 1 of a word, from those of its labels (L,), `seconds` a frame.
-
-    Where labels stand more than 0.25 s apart, those that stand most together tell the time, and 0.1
-    s is added for the others.
-    """
-    far = np.flatnonzero((starts[1:] - ends[:-1]) * seconds > _LONGEST_GAP_SECONDS) + 1
-    if not len(far):
-        return int(starts[0]), int(ends[-1])
-    edges = [0, *far.tolist(), len(starts)]
-    first, last = max(zip(edges, edges[1:], strict=False), key=lambda group: group[1] - group[0])
-    stray = round(_STRAY_SECONDS / seconds)
-    begin = int(starts[first]) - (stray if first else 0)
-    return begin, int(ends[last - 1]) + (stray if last < len(starts) else 0)

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ctcspeech.decode.beam import BeamDecoder
 from ctcspeech.decode.greedy import GreedyDecoder
 from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.errors import CtcSpeechError
@@ -23,8 +24,13 @@ class Decoder(Protocol):
 
 
 def decoder_kind(decoder: Decoder) -> str:
-    """By which the calibrations of confidences are told apart."""
-    return "greedy" if isinstance(decoder, GreedyDecoder) else "beam"
+    """By which the calibrations of confidences are told apart: a decoder of a user's own has its
+    class's full name, and no other's calibration."""
+    if isinstance(decoder, GreedyDecoder):
+        return "greedy"
+    if isinstance(decoder, BeamDecoder):
+        return "beam"
+    return f"{type(decoder).__module__}.{type(decoder).__qualname__}"
 
 
 @dataclass
