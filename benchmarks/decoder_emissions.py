@@ -4,10 +4,10 @@
     python benchmarks/decoder_emissions.py sentences.txt unknown.npz --unknown 0.15 --clarity 6
 
 Each letter lasts one to three frames with blanks in between, as the output of CTC networks does, at
-50 frames a second. A frame's logits are `clarity` for what is said (three quarters of it for a
-separator) over Gaussian noise of unit variance, and some of it for the blank; a share `--confused`
-of the letters is heard as a neighbour of the alphabet as much as as itself, and of the separators
-as a blank. With `--separators`, some stand before the first word, after the last, or twice with
+50 frames a second. A frame's logits are `clarity` for what is said (times `--separator-clarity` for
+a separator) over Gaussian noise of unit variance, and some of it for the blank; of a share
+`--confused` each letter is heard as a neighbour of the alphabet as much as itself, a separator as a
+blank. With `--separators`, some stand before the first word, after the last, or twice with
 blanks between. `--unknown` words are replaced by words of shuffled letters. emissions.npz holds
 `labels` (the blank first, then the space), `refs`, and e0, e1, ...: natural-log probabilities.
 """
@@ -49,7 +49,7 @@ def path_of(text, separators, rng):
     return path + [0] * int(rng.integers(1, 5))
 
 
-def emissions_of(path, clarity, confused, rng):
+def emissions_of(path, clarity, separator_clarity, confused, rng):
     """(T, C) natural-log probabilities."""
     logits = rng.standard_normal((len(path), len(LABELS)))
     start = 0
@@ -58,12 +58,12 @@ def emissions_of(path, clarity, confused, rng):
         while end < len(path) and path[end] == path[start]:
             end += 1
         said = path[start]
-        logits[start:end, said] += clarity * (0.75 if said == 1 else 1.0)
+        logits[start:end, said] += clarity * (separator_clarity if said == 1 else 1.0)
         logits[start:end, 0] += 0.4 * clarity
         if said > 1 and rng.random() < confused:
             other = int(np.clip(said + rng.choice([-2, -1, 1, 2]), 2, len(LABELS) - 1))
             logits[start:end, other] += clarity
-        if said == 1 and rng.random() < confused:  # a boundary that is hardly heard
+        if said == 1 and separator_clarity < 1 and rng.random() < confused:
             logits[start:end, 0] += 0.6 * clarity
         start = end
     logits -= logits.max(axis=1, keepdims=True)
@@ -77,6 +77,7 @@ def main():
     parser.add_argument("--utterances", type=int, default=60)
     parser.add_argument("--clarity", type=float, default=6.0, help="logit of what is said")
     parser.add_argument("--confused", type=float, default=0.15, help="share of letters")
+    parser.add_argument("--separator-clarity", type=float, default=0.75, help="times clarity")
     parser.add_argument("--separators", type=float, default=0.0, help="share of places")
     parser.add_argument("--unknown", type=float, default=0.0, help="share of words")
     parser.add_argument("--seed", type=int, default=0)
@@ -98,7 +99,9 @@ def main():
         ]
         references.append(" ".join(words))
         path = path_of(references[-1], arguments.separators, rng)
-        stored[f"e{i}"] = emissions_of(path, arguments.clarity, arguments.confused, rng)
+        stored[f"e{i}"] = emissions_of(
+            path, arguments.clarity, arguments.separator_clarity, arguments.confused, rng
+        )
     np.savez_compressed(arguments.output, refs=np.array(references), **stored)
 
 
