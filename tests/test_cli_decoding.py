@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 from tone_language import say, tone_recognizer, write
 from typer.testing import CliRunner
 
@@ -100,7 +101,9 @@ def test_the_model_folder_says_how_to_decode(run, lm, recording, tmp_path):
     assert run("transcribe", recording).stdout == "bad\n"
     assert run("transcribe", recording, "--decoder", "greedy").stdout == "bad bab\n"
     assert run("transcribe", recording, "--unk-score", -1).stdout == "bad bab\n"
-    write_manifest(tmp_path / "m.jsonl", [Utterance(recording, 0.5, "bad bab")])
+    write_manifest(
+        tmp_path / "m.jsonl", [Utterance(recording, soundfile.info(recording).duration, "bad bab")]
+    )
     for options, errors, kind in (((), 1, "beam"), (("--decoder", "greedy"), 0, "greedy")):
         result = run("evaluate", tmp_path / "m.jsonl", *options, "--summary", tmp_path / "s.json")
         assert result.exit_code == 0, result.stderr
@@ -160,7 +163,7 @@ def test_settings_come_back_as_they_were(tmp_path):
     assert DecoderSettings.find(tmp_path) is None
     elsewhere = tmp_path / "lms" / "big.bin"
     settings = DecoderSettings(
-        elsewhere, "token", 0.8, None, -4.5, True, 50, 12.0, -7.0, {"wer": 0.1}
+        elsewhere, "token", 0.8, None, -4.5, True, 50, 12.0, -7.0, tuning={"wer": 0.1}
     )
     settings.save(tmp_path / "m")
     assert DecoderSettings.find(tmp_path / "m") == settings
