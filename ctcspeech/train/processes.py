@@ -108,8 +108,8 @@ def process_group(config: TrainConfig) -> Iterator[Process]:
         if not _ENDED.search(str(error)):
             raise
         raise TrainingError(
-            "another process of this training has ended, see its own message; with torchrun's "
-            "--max-restarts all begin again from the last checkpoint"
+            "another process of this training has ended, see its own message; give the command "
+            "again with --resume to go on from the last checkpoint"
         ) from error
     finally:
         distributed.destroy_process_group()
