@@ -8,7 +8,7 @@ The mean of many late weights is a better model than the last of them (Polyak & 
 Tarvainen & Valpola 2017, arXiv 1703.01780), at the cost of a copy of the weights.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ class MovingAverage:
     @property
     def model(self) -> AcousticModel:
         """The model whose weights are the average."""
-        return self._averaged.module
+        return cast(AcousticModel, self._averaged.module)
 
     def update(self, model: AcousticModel) -> None:
         """Takes in the weights after a step."""
