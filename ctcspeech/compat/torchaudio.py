@@ -22,15 +22,17 @@ Emissions are taken as they are, as torchaudio does: scores are log-probabilitie
 last word needs no silence after it. The search is another one, and the hypotheses of a list have
 different texts.
 
-Language models are ARPA files and binaries of `ctcspeech lm`, or objects with the methods of
-`ctcspeech.decoder.WordScorer`; neither KenLM's binaries nor torchaudio's CTCDecoderLM. With a
-lexicon they are over words, else over tokens. The spelling of a word must be its characters,
-or its pieces, in one way, with or without the silence token at the end.
+Language models are ARPA files and binaries of `ctcspeech lm` and of KenLM, models of one's own
+derived from `CTCDecoderLM` (here or torchaudio's), whose scores lm_weight multiplies as they are,
+or objects with the methods of `ctcspeech.decode.beam.WordScorer`. With a lexicon they are over
+words, else over tokens. The spelling of a word must be its characters, or its pieces, in one way,
+with or without the silence token at the end.
 """
 
+import abc
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,9 +42,70 @@ from ctcspeech.decode.beam import WORD_START, BeamDecoder, BeamStream
 from ctcspeech.decode.hypothesis import Hypothesis
 from ctcspeech.lm.model import LanguageModel
 
-__all__ = ["CTCDecoder", "CTCHypothesis", "ctc_decoder"]
+__all__ = ["CTCDecoder", "CTCDecoderLM", "CTCDecoderLMState", "CTCHypothesis", "ctc_decoder"]
 
 LN10 = math.log(10)
+
+
+class CTCDecoderLMState:
+    """A state of a language model of one's own: a node in a tree of what was read."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, CTCDecoderLMState] = {}
+
+    @property
+    def children(self) -> dict[int, "CTCDecoderLMState"]:
+        """The states after this one, by index."""
+        return self._children
+
+    def child(self, usr_index: int) -> "CTCDecoderLMState":
+        """The state after an index, the same object at every call."""
+        if usr_index not in self._children:
+            self._children[usr_index] = CTCDecoderLMState()
+        return self._children[usr_index]
+
+    def compare(self, state: "CTCDecoderLMState") -> int:
+        """0 if both are the same state, else -1 or 1, in some order."""
+        return 0 if self is state else -1 if id(self) < id(state) else 1
+
+
+class CTCDecoderLM(abc.ABC):
+    """The base class of language models of one's own. With a lexicon they are asked for words, by
+    their place in `lm_dict`, or without it in the lexicon; else for tokens. Scores may have any
+    scale: `lm_weight` multiplies them. Equal states (==, hash) must score alike from then on."""
+
+    @abc.abstractmethod
+    def start(self, start_with_nothing: bool) -> CTCDecoderLMState:
+        """The state at the start of an utterance; the decoder asks with False."""
+
+    @abc.abstractmethod
+    def score(
+        self, state: CTCDecoderLMState, usr_token_idx: int
+    ) -> tuple[CTCDecoderLMState, float]:
+        """The state after an index, and the score of the index at `state`."""
+
+    @abc.abstractmethod
+    def finish(self, state: CTCDecoderLMState) -> tuple[CTCDecoderLMState, float]:
+        """The state after the end of the utterance, and the score of the end."""
+
+
+class _OwnModel:
+    """A CTCDecoderLM as a `WordScorer`."""
+
+    def __init__(self, model: Any, indices: Mapping[str, int], unknown: int | None) -> None:
+        self.model, self.indices, self.unknown = model, indices, unknown
+
+    def begin_state(self) -> Any:
+        return self.model.start(False)
+
+    def score(self, state: Any, word: str) -> tuple[float, Any]:
+        index = self.indices.get(word, self.unknown)
+        assert index is not None  # without an unknown word there are no words but those known
+        after, value = self.model.score(state, index)
+        return float(value), after
+
+    def finish(self, state: Any) -> float:
+        return float(self.model.finish(state)[1])
 
 
 class CTCHypothesis(NamedTuple):
@@ -179,11 +242,14 @@ def ctc_decoder(
 
     lexicon: a file with a word and its spelling in tokens a line, or None: any words.
     tokens: the label of each class, or a file with one a line.
-    lm: a file or a model, see the head of this module. lm_dict: accepted, and has no effect: a
-        model is asked for words by name. For the others see there, too.
+    lm: a file or a model, see the head of this module.
+    lm_dict: a file with a word a line, whose place is its index for a CTCDecoderLM; without it
+        words have their place in the lexicon, and `unk_word` comes after them. No effect on other
+        models, which are asked for words by name.
+    For the others see the head, too.
 
-    Raises ValueError for a spelling that is not the word's own or tokens without blank or silence,
-    LanguageModelError for a file that is no model.
+    Raises ValueError for a spelling that is not the word's own, tokens without blank or silence, or
+    an `lm_dict` without a word of the lexicon; LanguageModelError for a file that is no model.
     """
     if lm_dict is not None and not isinstance(lm_dict, str):
         raise ValueError("lm_dict must be None or str type.")
@@ -195,6 +261,9 @@ def ctc_decoder(
     words = None if lexicon is None else _read_lexicon(Path(lexicon), names, sil_token)
     if isinstance(lm, (str, os.PathLike)):
         lm = LanguageModel.load(lm)
+    own = _is_own(lm)
+    if own:
+        lm = _OwnModel(lm, *_indices(names, words, lm_dict, unk_word, unk_score > -math.inf))
     if any(name.startswith(WORD_START) for i, name in enumerate(names) if i != silence):
         separator = None  # pieces begin words
     else:
@@ -207,7 +276,7 @@ def ctc_decoder(
         lexicon=words,
         open_vocabulary=words is not None and unk_score > -math.inf,
         lm_unit="word" if words is not None else "token",
-        lm_weight=lm_weight / LN10,
+        lm_weight=lm_weight if own else lm_weight / LN10,
         word_score=word_score if words is not None else 0.0,
         unk_score=unk_score if unk_score > -math.inf else 0.0,
         beam_size=beam_size,
@@ -216,11 +285,42 @@ def ctc_decoder(
         n_best=nbest,
         recombine=nbest == 1,
         word_times=False,
+        threads=1 if own else None,  # a model of one's own may not be made for several
     )
     return CTCDecoder(
         decoder, names, None if words is None else set(words), nbest=nbest, blank=blank,
         silence=silence, sil_score=sil_score, log_add=log_add, unk_word=unk_word,
     )  # fmt: skip
+
+
+def _is_own(lm: Any) -> bool:
+    """Whether it is a CTCDecoderLM: ours, torchaudio's, or alike."""
+    if isinstance(lm, CTCDecoderLM):
+        return True
+    names = ("start", "score", "finish")
+    return not hasattr(lm, "begin_state") and all(
+        callable(getattr(lm, name, None)) for name in names
+    )
+
+
+def _indices(
+    tokens: list[str], words: list[str] | None, lm_dict: str | None, unk_word: str, open_words: bool
+) -> tuple[dict[str, int], int | None]:
+    """What a model of one's own calls each token or word, and the unknown word."""
+    if words is None:
+        return {token: index for index, token in enumerate(tokens)}, None
+    if lm_dict is None:
+        known = [*(word for word in words if word != unk_word), unk_word]
+    else:
+        known = _read_tokens(lm_dict)
+        there = set(known)
+        missing = [word for word in words if word not in there]
+        if open_words and unk_word not in known:
+            missing.append(unk_word)
+        if missing:
+            raise ValueError(f"{lm_dict}: has no {missing[0]!r}, which the lexicon has or needs")
+    indices = {word: index for index, word in enumerate(known)}
+    return indices, indices.get(unk_word)
 
 
 def _check(emissions: torch.Tensor, dimensions: int) -> None:
