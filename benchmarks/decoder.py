@@ -11,8 +11,9 @@ lm.probing is KenLM's binary of lm.arpa, for the peers, which run in an environm
 (see decoder_peers.py). All get the same emissions, language model, weights and words. Q is computed
 afterwards, exactly and alike for every text that came out:
 
-    ln P_ctc, all alignments + lm_weight ln P_lm + word_score words + unk_score unknown words
+    ln P_ctc + lm_weight ln P_lm + word_score words + unk_score unknown words
 
+P_ctc sums all labellings of the text, however many separators they have, and their alignments,
 so Q tells how good the search was, and the processor time how dear. Times are processor seconds for
 all utterances on one thread, the median of the repetitions (a peer that takes over 5 s runs once).
 --realtime, which needs the privilege, keeps other processes from disturbing the comparison of one
@@ -31,7 +32,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ctcspeech import BeamDecoder, LanguageModel, ctc
+from ctcspeech import BeamDecoder, LanguageModel
+from ctcspeech.decode.hypothesis import Hypothesis
 from ctcspeech.text.error_rates import word_errors
 
 LN10 = np.log(10)
@@ -44,26 +46,33 @@ OURS = [
     (32, 12, -6), (50, 12, -6), (50, 13, -7), (50, 15, -8), (100, 15, -8), (500, 15, -8),
     (200, 16, -8.5), (100, 18, -9), (500, 18, -9), (200, 20, -10), (500, 20, -10), (2000, 20, -10),
 ]  # fmt: skip
+# pyctcdecode and ctc-beam-decoder have the same parameters as ours.
+WITH_MINIMUM = [
+    {"beam": beam, "threshold": threshold, "minimum": minimum}
+    for beam, threshold, minimum in [
+        (5, 12, -6), (8, 10, -5), (8, 12, -6), (16, 10, -5), (16, 12, -6), (32, 12, -6),
+        (50, 10, -5), (50, 12, -6), (50, 13, -7), (50, 15, -8), (100, 10, -5), (100, 15, -8),
+        (200, 16, -8.5), (100, 18, -9),
+    ]
+]  # fmt: skip
 PEERS = {
     "flashlight-text": [
-        {"beam": 8, "threshold": 10, "tokens": 8}, {"beam": 16, "threshold": 10, "tokens": 8},
-        {"beam": 16, "threshold": 10}, {"beam": 50, "threshold": 10},
-        {"beam": 50, "threshold": 10, "tokens": 8, "log_add": True},
-        {"beam": 100, "threshold": 12, "tokens": 8, "log_add": True},
-        {"beam": 100, "threshold": 10, "tokens": 8}, {"beam": 100, "threshold": 10},
-        {"beam": 100, "threshold": 15, "log_add": True},
-        {"beam": 500, "threshold": 15, "tokens": 12, "log_add": True},
-        {"beam": 500, "threshold": 15, "log_add": True},
+        {"beam": beam, "threshold": threshold, **({"tokens": tokens} if tokens else {}),
+         "log_add": log_add}
+        for beam, threshold, tokens, log_add in [
+            (8, 10, 8, False), (8, 12, 8, True), (16, 10, 8, False), (16, 10, 8, True),
+            (16, 10, None, False), (32, 10, 8, True), (32, 12, 5, True), (50, 10, 5, True),
+            (50, 10, None, False), (50, 10, 8, True), (50, 12, 8, True), (100, 10, 8, False),
+            (100, 10, None, False), (100, 12, 5, True), (100, 12, 8, True), (100, 15, 8, True),
+            (100, 15, None, True), (500, 15, 12, True), (500, 15, None, True),
+        ]
     ],
-    "torchaudio": [{"beam": 50, "threshold": 50}, {"beam": 500, "threshold": 50}],
-    "ctc-beam-decoder": [
-        {"beam": 16, "threshold": 10, "minimum": -5}, {"beam": 100, "threshold": 10, "minimum": -5},
-        {"beam": 100, "threshold": 15, "minimum": -8},
+    "torchaudio": [
+        {"beam": beam, "threshold": threshold}
+        for beam, threshold in [(8, 12), (16, 12), (50, 10), (50, 50), (100, 15), (500, 50)]
     ],
-    "pyctcdecode": [
-        {"beam": 16, "threshold": 10, "minimum": -5}, {"beam": 100, "threshold": 10, "minimum": -5},
-        {"beam": 100, "threshold": 15, "minimum": -8},
-    ],
+    "ctc-beam-decoder": WITH_MINIMUM,
+    "pyctcdecode": WITH_MINIMUM,
 }  # fmt: skip
 OPEN_PEERS = ("pyctcdecode", "ctc-beam-decoder")  # they may write words outside the vocabulary
 
@@ -78,6 +87,7 @@ class Task:
         self.references = [str(text) for text in stored["refs"]][:utterances]
         self.emissions = [stored[f"e{i}"] for i in range(len(self.references))]
         self.lm = lm
+        self.plain = BeamDecoder(self.labels)
         self.known = {}
         letters = set("".join(self.labels[1:])) - {" "}
         self.words = sorted(
@@ -88,15 +98,13 @@ class Task:
 
     def q(self, i, text):
         if (i, text) not in self.known:
-            targets = np.array([[self.labels.index(c) for c in text]], dtype=np.int64)
-            emissions = self.emissions[i].astype(np.float64)[:, None]
-            loss, _ = ctc.loss_and_grad(
-                emissions, targets, [len(emissions)], [targets.shape[1]], reduction="none"
-            )
+            tokens = [self.labels.index(c) for c in text]
+            hypothesis = Hypothesis(text, tokens, 0.0, 0.0, 0.0)
+            ctc_score = self.plain.exact_ctc_score(self.emissions[i], hypothesis)
             words = text.split()
             value = LM_WEIGHT * LN10 * self.lm.score(words) + WORD_SCORE * len(words)
             value += UNK_SCORE * sum(word not in self.lm for word in words)
-            self.known[i, text] = value - float(np.ravel(loss)[0])
+            self.known[i, text] = value + ctc_score
         return self.known[i, text]
 
     def judge(self, texts):
