@@ -121,3 +121,18 @@ for name in ("CTCLoss", "FeatureExtractor", "SpeechDataset", "build_model", "loa
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
+
+
+def test_transcribing_loads_only_what_it_uses(place):
+    # Each of these would be paid for before the first word; the recording has the model's rate.
+    code = """
+from ctcspeech.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+unused = {"rapidfuzz", "rich", "soxr", "xml.etree.ElementTree", "ctcspeech.pen"} & set(sys.modules)
+assert not unused, unused
+"""
+    done = run(code, "transcribe", place / "out", place / "a.wav")
+    assert done.returncode == 0, done.stderr

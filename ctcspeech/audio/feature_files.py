@@ -15,8 +15,6 @@ import numpy as np
 
 from ctcspeech.errors import FeatureError
 from ctcspeech.files import NUMPY_ERRORS
-from ctcspeech.pen.features import ink_features
-from ctcspeech.pen.inkml import read_inkml
 
 __all__ = ["SPHINX_WIDTH", "load_features"]
 
@@ -51,6 +49,9 @@ def load_features(source: str | os.PathLike[str], num_features: int | None = Non
         if path.suffix == ".npy":
             features = np.load(path, allow_pickle=False)
         elif path.suffix == ".inkml":
+            from ctcspeech.pen.features import ink_features
+            from ctcspeech.pen.inkml import read_inkml
+
             features = ink_features(read_inkml(path))
         elif path.suffix == ".mfc":
             features = _read_sphinx(path, num_features or SPHINX_WIDTH)

@@ -17,7 +17,6 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
 from ctcspeech.audio import mp3_length as mp3
 from ctcspeech.audio import pcm
@@ -105,6 +104,8 @@ def resample(samples: np.ndarray, from_rate: float, to_rate: float) -> np.ndarra
     """`samples` (S,) at another rate, float32, band-limited (soxr, high quality)."""
     if from_rate == to_rate or not len(samples):
         return samples
+    import soxr  # here, as recordings at the model's rate need none of it
+
     return soxr.resample(samples, from_rate, to_rate)
 
 
@@ -452,6 +453,8 @@ def _resampled(blocks: _Blocks, sample_rate: int, name: str) -> Iterator[np.ndar
         _check_finite(samples, name)
         if rate != sample_rate:
             if resampler is None:
+                import soxr
+
                 resampler = soxr.ResampleStream(rate, sample_rate, 1, "float32").resample_chunk
             samples = resampler(np.ascontiguousarray(samples))
         if len(samples):

@@ -11,7 +11,6 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 __all__ = [
     "ErrorCounts",
@@ -116,6 +115,8 @@ def _pairs(
 
 def count_errors(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> ErrorCounts:
     """Errors of any two sequences of tokens."""
+    from rapidfuzz.distance import Levenshtein  # here, as transcribing needs none of it
+
     counts = {"replace": 0, "delete": 0, "insert": 0}
     for edit in Levenshtein.editops(*_numbered(reference, hypothesis)):
         counts[edit.tag] += 1
@@ -130,6 +131,8 @@ def align(
     (i, j) is a correct or substituted token, (i, None) a deletion, (None, j) an insertion. Time is
     proportional to the product of the lengths.
     """
+    from rapidfuzz.distance import Levenshtein
+
     pairs: list[tuple[int | None, int | None]] = []
     for block in Levenshtein.opcodes(*_numbered(reference, hypothesis)):
         sources = range(block.src_start, block.src_end)
