@@ -55,6 +55,11 @@ class BulkProgress(Progress):
             parts.append(self.note)
         return ", ".join(parts)
 
+    def share(self) -> float | None:
+        if self.tally.total_seconds:
+            return self.tally.seconds / self.tally.total_seconds
+        return self.tally.done / self.tally.total if self.tally.total else None
+
     def _left(self, seconds: float, elapsed: float) -> float | None:
         tally = self.tally
         if tally.done >= tally.total:

@@ -294,15 +294,17 @@ class Trainer:
         self.model.train()
         progress = self._progress()
         batches = iter(self.loader)
-        while (agreed := self._step(self._take(batches), progress)) is not None:
-            if agreed.stop:
-                self._stop(progress)
-            if self.config.train.max_minutes and self._share_done(agreed.elapsed) >= 1:
-                break
-            if agreed.save:
-                self._save_last()
-        if progress.live:
-            progress.stream.write("\r\x1b[2K")
+        try:
+            while (agreed := self._step(self._take(batches), progress)) is not None:
+                if agreed.stop:
+                    progress.clear()
+                    self._stop()
+                if self.config.train.max_minutes and self._share_done(agreed.elapsed) >= 1:
+                    break
+                if agreed.save:
+                    self._save_last()
+        finally:
+            progress.clear()
 
     def _take(self, batches: Iterator[Batch]) -> list[Batch]:
         """The batches of this process for the next step; none at the epoch's end."""
@@ -387,11 +389,9 @@ class Trainer:
             seconds=round(self.elapsed, 3),
         )
 
-    def _stop(self, progress: Progress | None) -> None:
+    def _stop(self) -> None:
         """Writes a checkpoint and ends, as a signal asked for."""
         self._save_last()
-        if progress is not None and progress.live:
-            progress.stream.write("\r\x1b[2K")
         self.report(
             f"stopped in epoch {self.epoch + 1} after step {self.step}; to go on, give the same "
             f"command with --resume (checkpoint {self.last_folder})"
@@ -485,7 +485,7 @@ class Trainer:
             self.stop_signal is not None,
         )
         if stop:
-            self._stop(None)
+            self._stop()
         numbers = {
             "wer": counts[0] / max(1.0, counts[1]),
             "cer": counts[2] / max(1.0, counts[3]),
