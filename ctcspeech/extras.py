@@ -12,6 +12,7 @@ EXTRAS = {
     "safetensors": "train",
     "tensorboard": "train",
     "onnx": "train",
+    "tomli_w": "train",
     "matplotlib": "plot",
     "optuna": "tune",
     "sentencepiece": "sentencepiece",

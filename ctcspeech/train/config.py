@@ -7,7 +7,6 @@ directory. An unknown key is refused, and the nearest known one proposed.
 """
 
 import difflib
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ctcspeech.audio.feature_config import FeatureConfig
 from ctcspeech.data.augment import AugmentConfig
 from ctcspeech.errors import ConfigError
+from ctcspeech.extras import require
 from ctcspeech.files import atomic_write
 from ctcspeech.model.deepspeech import DeepSpeech1Config, DeepSpeech2Config, ModelConfig
 from ctcspeech.text.normalize import Normalizer
@@ -181,14 +181,13 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 
 
 def save_config(config: RunConfig, path: str | os.PathLike[str]) -> None:
-    """Writes a TOML file that `load_config` reads back as the same configuration."""
-    with atomic_write(path) as file:
-        for section, values in config.model_dump(mode="json").items():
-            file.write(f"[{section}]\n")
-            for key, value in values.items():
-                if value is not None:
-                    file.write(f"{key} = {to_toml(value)}\n")
-            file.write("\n")
+    """Writes a TOML file that `load_config` reads back as the same configuration.
+
+    Raises MissingPackageError without tomli-w, which the extra "train" brings.
+    """
+    tomli_w = require("tomli_w", "saving a configuration")
+    with atomic_write(path, "wb") as file:
+        tomli_w.dump(config.model_dump(mode="json", exclude_none=True), file)
 
 
 def differences(a: BaseModel, b: BaseModel) -> Iterator[str]:
@@ -298,16 +297,3 @@ def resolve_paths(config: RunConfig, folder: Path, overridden: set[str]) -> RunC
     # Only sections that were given: a copy's are marked as given (fine-tuning looks at that).
     sections = {key: absolute(getattr(config, key), key) for key in config.model_fields_set}
     return config.model_copy(update=sections)
-
-
-def to_toml(value: Any) -> str:
-    """A JSON value as TOML; absent values (None) must have been left out, or stand in a table."""
-    if isinstance(value, dict):
-        items = (f"{to_toml(k)} = {to_toml(v)}" for k, v in value.items() if v is not None)
-        return "{" + ", ".join(items) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(to_toml(item) for item in value) + "]"
-    if isinstance(value, str):
-        # DEL must be escaped in TOML, and surrogate pairs must not be.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
-    return json.dumps(value)
