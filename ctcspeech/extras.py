@@ -13,6 +13,7 @@ EXTRAS = {
     "tensorboard": "train",
     "onnx": "train",
     "tomli_w": "train",
+    "kaldiio": "kaldi",
     "matplotlib": "plot",
     "optuna": "tune",
     "sentencepiece": "sentencepiece",

@@ -1,13 +1,15 @@
 """Features that other tools have written."""
 
+import pickle
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ctcspeech.audio.features import load_features
-from ctcspeech.errors import FeatureError
+from ctcspeech.errors import FeatureError, MissingPackageError
 
 GOLDEN = Path(__file__).parent / "golden"
 PLACES = dict(
@@ -34,12 +36,84 @@ def test_kaldi_text_and_single(tmp_path):
         load_features(text)
     matrix = b"\0BFM \x04" + struct.pack("<i", 2) + b"\x04" + struct.pack("<i", 1)
     matrix += struct.pack("<2f", 1.5, 2.5)
-    for head in (b"", b"utt-1 "):
-        text.write_bytes(head + matrix)
+    for key in (b"", b"utt-1 "):
+        text.write_bytes(key + matrix)
         np.testing.assert_array_equal(load_features(text), [[1.5], [2.5]])
     text.write_bytes(matrix[:-1])
-    with pytest.raises(FeatureError, match="truncated: the matrix needs 8 bytes and 7"):
+    with pytest.raises(FeatureError, match="a.ark: truncated or damaged"):
         load_features(text)
+
+
+def head(kind, rows, columns):
+    if kind in ("FM", "DM"):
+        return b"\0B" + kind.encode() + b" " + struct.pack("<bibi", 4, rows, 4, columns)
+    return b"\0B" + kind.encode() + b" " + struct.pack("<ffii", 0.0, 1.0, rows, columns)
+
+
+@pytest.mark.parametrize("kind", ["FM", "DM", "CM", "CM2", "CM3"])
+def test_kaldi_hostile_sizes(tmp_path, kind):
+    path = tmp_path / "a.ark"
+    path.write_bytes(head(kind, 2, 4) + bytes(200))
+    assert load_features(f"{path}:0").shape == (2, 4)
+    huge = 2**31 - 1
+    for rows, columns in [(-1, 4), (4, -1), (-2, -4), (huge, huge), (huge, 1), (1, huge), (0, 4)]:
+        path.write_bytes(head(kind, rows, columns) + bytes(200))
+        with pytest.raises(FeatureError, match="a.ark"):
+            load_features(path)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_kaldi_truncated_anywhere(tmp_path, name):
+    archive, offset = PLACES[name].split(":")
+    offsets = [int(place.split(":")[1]) for place in PLACES.values()]
+    data = (GOLDEN / archive).read_bytes()
+    following = min((o for o in offsets if o > int(offset)), default=None)
+    end = len(data) if following is None else data.rindex(b"\0B", 0, following + 2)
+    matrix = data[int(offset) : end]
+    path = tmp_path / "a.ark"
+    for length in range(0, len(matrix) - 16, 3):
+        path.write_bytes(matrix[:length])
+        with pytest.raises(FeatureError, match="a.ark"):
+            load_features(f"{path}:0")
+
+
+def test_kaldi_archives_run_nothing(tmp_path):
+    path, ran = tmp_path / "a.ark", tmp_path / "ran"
+
+    class Touch:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    for key in (b"PKL", b"utt-1 PKL"):
+        path.write_bytes(key + pickle.dumps(Touch()))
+        for place in (path, f"{path}:0", f"{path}:6"):
+            with pytest.raises(FeatureError, match="a.ark"):
+                load_features(place)
+    assert not ran.exists()
+
+
+def test_kaldi_text_damaged(tmp_path):
+    path = tmp_path / "a.ark"
+    for text in (
+        "[ ]",
+        "[\n]",
+        "[\n 1 2\n 3 ]\n",
+        "[\n 1 x ]\n",
+        "[\n 1 2",
+        "",
+        "]",
+        "[\n 1 \xff ]",
+    ):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(FeatureError, match="a.ark"):
+            load_features(path)
+
+
+def test_kaldi_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaldiio", None)
+    monkeypatch.delitem(sys.modules, "kaldiio.matio", raising=False)
+    with pytest.raises(MissingPackageError, match=r"ctcspeech\[kaldi\]"):
+        load_features(GOLDEN / PLACES["float"])
 
 
 @pytest.mark.parametrize("order", "<>")

@@ -2,18 +2,20 @@
 
 A Kaldi matrix is named as in a `feats.scp`: `feats.ark:1234`, the archive and the byte at which
 the matrix begins. Binary matrices of float and double, the three compressed forms, and text
-matrices are read. A Sphinx file does not say how wide a frame is; that must be given.
+matrices are read, by kaldiio (the extra "kaldi"). A Sphinx file does not say how wide a frame is;
+that must be given.
 """
 
+import mmap
 import os
 import re
 import struct
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from ctcspeech.errors import FeatureError
+from ctcspeech.extras import require
 from ctcspeech.files import NUMPY_ERRORS
 
 __all__ = ["SPHINX_WIDTH", "load_features"]
@@ -39,6 +41,7 @@ def load_features(source: str | os.PathLike[str], num_features: int | None = Non
     Raises:
         FeatureError: if the file is missing, damaged, of an unknown kind, empty, not finite, or of
             another width.
+        MissingPackageError: for a Kaldi archive without kaldiio, which the extra "kaldi" brings.
     """
     name = os.fspath(source)
     kaldi = _KALDI.match(name)
@@ -105,105 +108,68 @@ def _read_sphinx(path: Path, width: int) -> np.ndarray:
     return np.frombuffer(data, order + "f4", held, 4).reshape(-1, width)
 
 
-# --- Kaldi: kaldi/src/matrix documents the layout of the tables and of compressed matrices
+# --- Kaldi, by kaldiio
+
+# A binary matrix up to its values: rows and columns, or those of a compressed one.
+_BINARY = re.compile(
+    rb"\0B(?:[FD]M \x04(.{4})\x04(.{4})|CM[23]? .{8}(.{4})(.{4}))", flags=re.DOTALL
+)
 
 
 def _read_kaldi(path: Path, offset: int | None) -> np.ndarray:
-    with open(path, "rb") as file:
-        if offset is not None:
-            file.seek(offset)
-        else:
-            _skip_key(file)
-        matrix = _read_matrix(file)
-        if offset is None and file.read(64).strip():
+    # A map ends where the file does, however much a damaged header asks for.
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as archive:
+        archive.seek(_after_key(archive) if offset is None else offset)
+        matrix = _read_matrix(archive)
+        if offset is None and archive.read(64).strip():
             raise ValueError("has several matrices; name one as file.ark:offset, as feats.scp does")
         return matrix
 
 
-def _skip_key(file: BinaryIO) -> None:
-    """Leaves the file where the matrix begins: after `key ` in an archive."""
-    start = file.read(4096)
+def _after_key(archive: mmap.mmap) -> int:
+    """Where the matrix begins: after `key ` in an archive."""
+    start = archive[:4096]
     key_end = start.find(b" ")
-    if not start.startswith((b"\0B", b" ", b"[")) and key_end > 0:
-        file.seek(key_end + 1)
+    named = not start.startswith((b"\0B", b" ", b"[")) and key_end > 0
+    return key_end + 1 if named else 0
+
+
+def _read_matrix(archive: mmap.mmap) -> np.ndarray:
+    """The matrix that begins here.
+
+    kaldiio's functions for matrices alone: the one that tells apart all that an archive may hold
+    also unpickles, and a pickle runs what it likes.
+    """
+    matio = require("kaldiio.matio", "reading Kaldi archives")
+    here = archive.tell()
+    if archive[here : here + 2] == b"\0B":
+        _check_binary(archive[here : here + 32])
+        read = matio.read_matrix_or_vector
     else:
-        file.seek(0)
+        _check_text(archive, here)
+        read = matio.read_ascii_mat
+    try:
+        with np.errstate(all="ignore"):  # values that are not finite are told later
+            return read(archive)
+    except (*NUMPY_ERRORS, AssertionError, IndexError) as error:
+        raise ValueError(f"truncated or damaged, or a wrong offset: {error}") from error
 
 
-def _read_matrix(file: BinaryIO) -> np.ndarray:
-    if (mark := file.read(2)) != b"\0B":
-        return _read_text_matrix(mark, file)
-    kind = b""
-    while not kind.endswith(b" ") and len(kind) < 8:
-        if not (byte := file.read(1)):
-            raise ValueError("ends before the matrix: truncated, or a wrong offset")
-        kind += byte
-    kind = kind.strip()
-    if kind in (b"FM", b"DM"):
-        rows, columns = _int32(file), _int32(file)
-        return _take(file, "<f4" if kind == b"FM" else "<f8", rows, columns)
-    if kind in (b"CM", b"CM2", b"CM3"):
-        return _read_compressed(file, kind)
-    raise ValueError(f"holds {kind!r} and not a matrix of float or double; check the offset")
-
-
-def _int32(file: BinaryIO) -> int:
-    data = file.read(5)
-    if len(data) < 5 or data[0] != 4:  # Kaldi writes the size of an integer before it
-        raise ValueError("the size of the matrix is damaged")
-    return struct.unpack_from("<i", data, 1)[0]
-
-
-def _take(file: BinaryIO, kind: str, rows: int, columns: int) -> np.ndarray:
+def _check_binary(head: bytes) -> None:
+    found = _BINARY.match(head)
+    if found is None:
+        raise ValueError(
+            f"holds {head[2:6]!r} and not a whole matrix of float or double; check the offset"
+        )
+    rows, columns = (struct.unpack("<i", size)[0] for size in found.groups() if size is not None)
     if rows < 0 or columns < 0:
         raise ValueError(f"the size of the matrix is damaged: {rows} x {columns}")
-    size = np.dtype(kind).itemsize * rows * columns
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    if left < size:
-        raise ValueError(f"truncated: the matrix needs {size} bytes and {left} are left")
-    return np.frombuffer(file.read(size), kind).reshape(rows, columns)
 
 
-def _read_compressed(file: BinaryIO, kind: bytes) -> np.ndarray:
-    """One range for the matrix; 16 bits (CM2), 8 bits (CM3), or 8 bits along quartiles (CM)."""
-    header = file.read(16)
-    if len(header) < 16:
-        raise ValueError("truncated in the header of a compressed matrix")
-    low, extent, rows, columns = struct.unpack("<ffii", header)
-    low, extent = np.float32(low), np.float32(extent)
-    if kind == b"CM2":
-        return low + extent * np.float32(1 / 65535) * _take(file, "<u2", rows, columns)
-    if kind == b"CM3":
-        return low + extent * np.float32(1 / 255) * _take(file, "u1", rows, columns)
-    # (columns, 4): the values of each column at 0, 25, 75 and 100 percent
-    quartiles = low + extent * np.float32(1 / 65535) * _take(file, "<u2", columns, 4)
-    codes = _take(file, "u1", columns, rows).astype(np.float32)
-    p0, p25, p75, p100 = (quartiles[:, i : i + 1] for i in range(4))
-    values = np.where(
-        codes <= 64,
-        p0 + (p25 - p0) * codes * np.float32(1 / 64),
-        np.where(
-            codes <= 192,
-            p25 + (p75 - p25) * (codes - 64) * np.float32(1 / 128),
-            p75 + (p100 - p75) * (codes - 192) * np.float32(1 / 63),
-        ),
-    )
-    return values.T
-
-
-def _read_text_matrix(start: bytes, file: BinaryIO) -> np.ndarray:
-    """`[ 1 2 3`, a line a row, `]`."""
-    text = start
-    while b"]" not in text:
-        if not (piece := file.read(1 << 16)):
-            raise ValueError("neither a binary nor a complete text matrix; check the offset")
-        text += piece
-    end = text.index(b"]")
-    file.seek(end + 1 - len(text), os.SEEK_CUR)
-    body = text[:end].strip()
+def _check_text(archive: mmap.mmap, start: int) -> None:
+    """`[`, a line a row, `]`."""
+    body = archive[start : archive.find(b"]", start) + 1].strip()
     if not body.startswith(b"["):
-        raise ValueError("neither a binary nor a text matrix; check the offset")
-    rows = [line.split() for line in body[1:].splitlines() if line.strip()]
-    if len({len(row) for row in rows}) > 1:
-        raise ValueError("the rows of the text matrix differ in length")
-    return np.array([[float(x) for x in row] for row in rows], np.float32).reshape(len(rows), -1)
+        raise ValueError("neither a binary nor a complete text matrix; check the offset")
+    if not body.strip(b"[] \n"):
+        raise ValueError("the matrix is empty; compute it anew")
