@@ -1,4 +1,4 @@
-"""Samples as bytes: PCM encodings, the two G.711 companding laws, and the header of a wav stream.
+"""Samples as bytes: PCM encodings, and the header of a wav stream.
 
 Files are read by libsndfile (see `ctcspeech.audio`); this module serves what libsndfile cannot
 read: raw samples, and wav from a pipe, which cannot be rewound.
@@ -7,18 +7,16 @@ read: raw samples, and wav from a pipe, which cannot be rewound.
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+
+from ctcspeech.audio.g711 import alaw_to_linear, mulaw_to_linear
 
 __all__ = [
     "ENCODINGS",
     "PcmFormat",
-    "alaw_to_linear",
     "decode",
-    "mulaw_to_linear",
     "read_wav_header",
-    "through_mulaw",
 ]
 
 # Encoding: (numpy type of one stored sample, what full scale is). 24-bit samples and the
@@ -116,42 +114,6 @@ def _decode_24_bit(data: bytes, little: bool) -> np.ndarray:
     else:
         wide[:, 1:] = triples[:, ::-1]
     return wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2147483648.0)
-
-
-@lru_cache(maxsize=1)
-def mulaw_to_linear() -> np.ndarray:
-    """The 256 values of mu-law codes, float32 in (-1, 1) (ITU-T G.711, table 2a/2b)."""
-    code = ~np.arange(256, dtype=np.uint8)
-    exponent, mantissa = (code >> 4) & 7, (code & 15).astype(np.int32)
-    magnitude = (((mantissa << 3) + 0x84) << exponent) - 0x84
-    return (np.where(code & 0x80, -magnitude, magnitude) / 32768.0).astype(np.float32)
-
-
-@lru_cache(maxsize=1)
-def alaw_to_linear() -> np.ndarray:
-    """The 256 values of A-law codes, float32 in (-1, 1) (ITU-T G.711, table 1a/1b)."""
-    code = np.arange(256, dtype=np.uint8) ^ 0x55
-    exponent, mantissa = ((code >> 4) & 7).astype(np.int32), (code & 15).astype(np.int32)
-    magnitude = np.where(
-        exponent == 0,
-        (mantissa << 4) + 8,
-        ((mantissa << 4) + 0x108) << np.maximum(exponent - 1, 0),
-    )
-    return (np.where(code & 0x80, magnitude, -magnitude) / 32768.0).astype(np.float32)
-
-
-@lru_cache(maxsize=1)
-def _mulaw_rounding() -> np.ndarray:
-    """For every 16-bit sample (from -32768 up), the mu-law value nearest to it."""
-    levels = np.unique(mulaw_to_linear())
-    every = np.arange(-32768, 32768, dtype=np.float32) / np.float32(32768.0)
-    return levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, every)]
-
-
-def through_mulaw(samples: np.ndarray) -> np.ndarray:
-    """`samples` as a telephone line with G.711 mu-law gives them back: clipped, 256 levels."""
-    steps = np.rint(samples * np.float32(32768.0))
-    return _mulaw_rounding()[np.clip(steps, -32768.0, 32767.0).astype(np.int32) + 32768]
 
 
 def read_wav_header(

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ctcspeech import audio
-from ctcspeech.audio import pcm
+from ctcspeech.audio import g711
 from ctcspeech.data.tempo import change_tempo
 from ctcspeech.errors import ConfigError
 
@@ -355,7 +355,7 @@ def _telephoned(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     fall = np.clip((3800 - frequency) / 400, 0, 1)
     response = np.sin(0.5 * np.pi * rise) ** 2 * np.sin(0.5 * np.pi * fall) ** 2
     band = np.fft.irfft(np.fft.rfft(narrow, size) * response, size)[: len(narrow)]
-    line = pcm.through_mulaw(band.astype(np.float32))
+    line = g711.through_mulaw(band.astype(np.float32))
     wide = soxr.resample(line, 8000, sample_rate)[: len(samples)]
     return np.pad(wide, (0, len(samples) - len(wide)))
 

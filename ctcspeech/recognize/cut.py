@@ -7,6 +7,9 @@ A cut goes into the middle of a silence. Where there is none within `max_seconds
 quietest place, and the segments on both sides hear `context` seconds past it: what the model says
 about the overlap is joined afterwards where both sides agree (`transcribe.join_emissions`).
 Memory is that of one segment, whatever the length of the recording.
+
+Ours, because detectors of speech tell where it is, and drop the rest: here every sample reaches the
+model, and a cut must come within `max_seconds` though nobody pauses.
 """
 
 from collections.abc import Iterable, Iterator

@@ -2,6 +2,9 @@
 
 cues = subtitles(transcript.words)
 Path("talk.srt").write_text(format_srt(cues), encoding="utf-8")
+
+TextGrid is written here, and not by a library: it is twenty lines, and a package for it would be
+one more that the base installation needs.
 """
 
 import math
