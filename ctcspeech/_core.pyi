@@ -353,10 +353,10 @@ def ctc_check(input: CtcInput) -> tuple[CtcStatus, int, int] | None:
     """The first wrong length or label, all of them on the host."""
 
 def cuda_architectures() -> str: ...
-def ctc_serial_loss(
+def ctc_on_host_loss(
     input: CtcInput, output: CtcOutput, longest: int, order: int, shared_limit: int
 ) -> int: ...
-def ctc_serial_scale(
+def ctc_on_host_scale(
     input: CtcInput, output: CtcOutput, factors: int, single: bool, order: int
 ) -> None: ...
 

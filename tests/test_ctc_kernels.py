@@ -2,14 +2,14 @@
 another, that wrong lengths and labels stay inside their utterance. The bodies of the operator's
 tests run on them too."""
 
+import gpu_on_host
 import numpy as np
 import pytest
 import reference
-import serial_gpu
 import test_ctc
 import test_ctc_terms
 import torch
-from serial_gpu import ROOMY, TIGHT, loss_and_gradient
+from gpu_on_host import ROOMY, TIGHT, loss_and_gradient
 from test_ctc_arithmetic import FAMILIES, family
 
 from ctcspeech import _core, ctc
@@ -29,7 +29,7 @@ for _module in (test_ctc, test_ctc_terms):
 @pytest.fixture(autouse=True)
 def kernels(monkeypatch, request):
     if request.node.name.startswith("test_operator_"):
-        serial_gpu.pretend_to_be_a_device(monkeypatch)
+        gpu_on_host.pretend_to_be_a_device(monkeypatch)
 
 
 def test_labels_and_lengths_move_beside_the_logits():
@@ -197,12 +197,12 @@ def test_order_in_the_batch_does_not_matter():
 @pytest.mark.parametrize("factors", [np.array(1.0), np.array(0.5), np.array([1.0, 3.0, -2.0])])
 def test_scaling_of_the_gradient(order, factors):
     x, y = family("random", 30, 3, 12, 5)
-    problem = serial_gpu.numpy_problem(x, y, 30, 5, False, serial_gpu.Options(0, None, 0.0))
+    problem = gpu_on_host.numpy_problem(x, y, 30, 5, False, gpu_on_host.Options(0, None, 0.0))
     gradient = np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
     wanted = gradient * factors.astype(np.float32).reshape(1, -1, 1)
     output = problem.output(None, None, gradient, 0, False)
     factors = factors.astype(np.float32)
-    _core.ctc_serial_scale(problem.input(), output, factors.ctypes.data, factors.ndim == 0, order)
+    _core.ctc_on_host_scale(problem.input(), output, factors.ctypes.data, factors.ndim == 0, order)
     np.testing.assert_array_equal(gradient, wanted)
 
 
@@ -282,5 +282,5 @@ def test_sixteen_bits_of_torch():
     _, wanted = test_ctc.loss_and_gradient(args[0].float(), *args[1:], reduction="sum")
     problem = own(prepare(*args, False, Options(0, None, 0.0)), copy=False)
     losses, gradient = torch.empty(4), torch.empty_like(args[0])
-    serial_gpu.compute(problem, losses, None, gradient, 0, False)
+    gpu_on_host.compute(problem, losses, None, gradient, 0, False)
     torch.testing.assert_close(gradient, wanted.bfloat16(), atol=1e-3, rtol=1e-2)

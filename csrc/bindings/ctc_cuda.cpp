@@ -72,25 +72,25 @@ struct Free {
 };
 
 // Returns the bytes of workspace that it took.
-size_t serial(const Input& in, const Output& out, int64_t longest, int order,
-              size_t shared_limit) {
+size_t loss_on_host(const Input& in, const Output& out, int64_t longest, int order,
+                    size_t shared_limit) {
   ctcspeech_ctc_where where{};
   where.longest_target = longest;
-  const SerialOptions options{order, shared_limit};
-  where.workspace_bytes = serial_workspace(in, out, where, options);
+  const OnHostOptions options{order, shared_limit};
+  where.workspace_bytes = on_host_workspace(in, out, where, options);
   const std::unique_ptr<void, Free> memory(
       std::aligned_alloc(64, (where.workspace_bytes + 127) & ~size_t{63}));
   if (!memory) throw std::bad_alloc();
   std::memset(memory.get(), 0xff, where.workspace_bytes);
   where.workspace = memory.get();
   nb::gil_scoped_release release;
-  serial_loss(in, out, where, options);
+  on_host_loss(in, out, where, options);
   return where.workspace_bytes;
 }
 
-void serial_scaling(const Input& in, const Output& out, uintptr_t factors, bool single,
-                    int order) {
-  serial_scale(in, out, reinterpret_cast<const void*>(factors), single, SerialOptions{order, 0});
+void scale_on_host(const Input& in, const Output& out, uintptr_t factors, bool single,
+                   int order) {
+  on_host_scale(in, out, reinterpret_cast<const void*>(factors), single, OnHostOptions{order, 0});
 }
 
 }  // namespace
@@ -107,9 +107,9 @@ void bind_ctc_cuda(nb::module_& m) {
 #else
   m.def("cuda_architectures", [] { return std::string(); });
 #endif
-  m.def("ctc_serial_loss", &serial, nb::arg("input"), nb::arg("output"), nb::arg("longest"),
+  m.def("ctc_on_host_loss", &loss_on_host, nb::arg("input"), nb::arg("output"), nb::arg("longest"),
         nb::arg("order"), nb::arg("shared_limit"));
-  m.def("ctc_serial_scale", &serial_scaling, nb::arg("input"), nb::arg("output"),
+  m.def("ctc_on_host_scale", &scale_on_host, nb::arg("input"), nb::arg("output"),
         nb::arg("factors"), nb::arg("single"), nb::arg("order"));
 }
 

@@ -162,15 +162,15 @@ void require_same(Case<Real>& c, Array<Real>& losses, Array<Real>& wanted, Array
 template <class Real>
 void run_kernels(Case<Real>& c, ctcspeech_ctc_output out, Array<Real>& losses,
                  Array<Real>* gradient) {
-  const ctcspeech::SerialOptions options{static_cast<int>(between(0, 5)),
+  const ctcspeech::OnHostOptions options{static_cast<int>(between(0, 5)),
                                          static_cast<size_t>(chance(50) ? 100000 : 1000)};
   ctcspeech_ctc_where where{};
   out.losses = losses.get();
   out.gradient = gradient ? gradient->get() : nullptr;
-  where.workspace_bytes = ctcspeech::serial_workspace(c.in, out, where, options);
+  where.workspace_bytes = ctcspeech::on_host_workspace(c.in, out, where, options);
   where.workspace = std::aligned_alloc(64, (where.workspace_bytes + 127) / 64 * 64);
   std::memset(where.workspace, 0xAB, where.workspace_bytes);
-  ctcspeech::serial_loss(c.in, out, where, options);
+  ctcspeech::on_host_loss(c.in, out, where, options);
   std::free(where.workspace);
 }
 

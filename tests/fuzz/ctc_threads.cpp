@@ -89,11 +89,11 @@ void run_case() {
   out.reduction = CTCSPEECH_MEAN;
 
   fake_cuda::shared_optin = between(0, 1) ? 100 * 1024 : between(0, 1) ? 64 * 1024 : 2048;
-  const SerialOptions options{0, 100000};
+  const OnHostOptions options{0, 100000};
   ctcspeech_ctc_where where{};
-  where.workspace_bytes = serial_workspace(in, out, where, options);
+  where.workspace_bytes = on_host_workspace(in, out, where, options);
   const auto memory = allocate(where);
-  serial_loss(in, out, where, options);
+  on_host_loss(in, out, where, options);
   const auto wanted_losses = losses, wanted = gradient;
 
   std::vector<Real> again;

@@ -22,15 +22,15 @@ const char* cuda_error();
 #endif
 
 // The kernels on host memory, one thread after the other.
-struct SerialOptions {
+struct OnHostOptions {
   int order;            // of threads and blocks: 0 ascending, 1 descending, else shuffled by this seed
   size_t shared_limit;  // bytes of shared memory to have
 };
-size_t serial_workspace(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                        const ctcspeech_ctc_where& where, const SerialOptions& options);
-ctcspeech_status serial_loss(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                             const ctcspeech_ctc_where& where, const SerialOptions& options);
-ctcspeech_status serial_scale(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                              const void* factors, bool single, const SerialOptions& options);
+size_t on_host_workspace(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
+                         const ctcspeech_ctc_where& where, const OnHostOptions& options);
+ctcspeech_status on_host_loss(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
+                              const ctcspeech_ctc_where& where, const OnHostOptions& options);
+ctcspeech_status on_host_scale(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
+                               const void* factors, bool single, const OnHostOptions& options);
 
 }  // namespace ctcspeech

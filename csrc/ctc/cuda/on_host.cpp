@@ -12,9 +12,9 @@
 namespace ctcspeech {
 namespace {
 
-class SerialBlock {
+class OnHostBlock {
  public:
-  SerialBlock(int64_t index, int64_t count, char* shared, const std::vector<int>& order)
+  OnHostBlock(int64_t index, int64_t count, char* shared, const std::vector<int>& order)
       : index_(index), count_(count), shared_(shared), order_(order) {}
 
   int64_t index() const { return index_; }
@@ -34,7 +34,7 @@ class SerialBlock {
   template <class T>
   class Private {
    public:
-    explicit Private(const SerialBlock& block) : values_(block.order_.size()) {}
+    explicit Private(const OnHostBlock& block) : values_(block.order_.size()) {}
     T& operator()(int thread) { return values_[static_cast<size_t>(thread)]; }
 
    private:
@@ -77,7 +77,7 @@ std::vector<Int> ordered(Int count, int order) {
   return all;
 }
 
-struct SerialLauncher {
+struct OnHostLauncher {
   int order;
 
   template <class Kernel>
@@ -87,7 +87,7 @@ struct SerialLauncher {
     char* memory = reinterpret_cast<char*>(shared.data());
     for (const int64_t index : ordered<int64_t>(launch.blocks, order)) {
       if (!shared.empty()) std::memset(memory, 0xff, launch.shared);
-      SerialBlock block(index, launch.blocks, memory, threads);
+      OnHostBlock block(index, launch.blocks, memory, threads);
       kernel(block);
     }
     return true;
@@ -96,36 +96,36 @@ struct SerialLauncher {
 
 template <class Real>
 size_t workspace_of(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                    const ctcspeech_ctc_where& where, const SerialOptions& options) {
+                    const ctcspeech_ctc_where& where, const OnHostOptions& options) {
   return Plan<Real>(in, out, where.longest_target, options.shared_limit, nullptr).workspace_bytes;
 }
 
 template <class Real>
 ctcspeech_status loss_of(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                         const ctcspeech_ctc_where& where, const SerialOptions& options) {
+                         const ctcspeech_ctc_where& where, const OnHostOptions& options) {
   const Plan<Real> plan(in, out, where.longest_target, options.shared_limit, where.workspace);
   if (where.workspace_bytes < plan.workspace_bytes) return CTCSPEECH_SMALL_WORKSPACE;
-  run_kernels(in.type, plan, SerialLauncher{options.order});
+  run_kernels(in.type, plan, OnHostLauncher{options.order});
   return CTCSPEECH_OK;
 }
 
 }  // namespace
 
-size_t serial_workspace(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                        const ctcspeech_ctc_where& where, const SerialOptions& options) {
+size_t on_host_workspace(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
+                         const ctcspeech_ctc_where& where, const OnHostOptions& options) {
   return in.type == CTCSPEECH_FLOAT64 ? workspace_of<double>(in, out, where, options)
                                       : workspace_of<float>(in, out, where, options);
 }
 
-ctcspeech_status serial_loss(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                             const ctcspeech_ctc_where& where, const SerialOptions& options) {
+ctcspeech_status on_host_loss(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
+                              const ctcspeech_ctc_where& where, const OnHostOptions& options) {
   return in.type == CTCSPEECH_FLOAT64 ? loss_of<double>(in, out, where, options)
                                       : loss_of<float>(in, out, where, options);
 }
 
-ctcspeech_status serial_scale(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
-                              const void* factors, bool single, const SerialOptions& options) {
-  scale(in, out, factors, single, SerialLauncher{options.order});
+ctcspeech_status on_host_scale(const ctcspeech_ctc_input& in, const ctcspeech_ctc_output& out,
+                               const void* factors, bool single, const OnHostOptions& options) {
+  scale(in, out, factors, single, OnHostLauncher{options.order});
   return CTCSPEECH_OK;
 }
 

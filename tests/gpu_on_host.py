@@ -27,11 +27,11 @@ class HostCore:
 
     def ctc_cuda_loss(self, arguments, output, device, longest, stream, workspace, size):
         assert size == 1 and workspace != 0 and stream == 7
-        _core.ctc_serial_loss(arguments, output, longest, 0, ROOMY)
+        _core.ctc_on_host_loss(arguments, output, longest, 0, ROOMY)
 
     def ctc_cuda_scale(self, arguments, output, factors, single, device, stream):
         assert stream == 7
-        _core.ctc_serial_scale(arguments, output, factors, single, 0)
+        _core.ctc_on_host_scale(arguments, output, factors, single, 0)
 
 
 def pretend_to_be_a_device(monkeypatch):
@@ -66,7 +66,7 @@ def compute(problem, losses, reduced, gradient, reduction, zero_infinity, arithm
         if error is not None:
             raise_error(problem, error)
     output = problem.output(losses, reduced, gradient, reduction, zero_infinity)
-    return _core.ctc_serial_loss(problem.input(), output, longest, order, shared)
+    return _core.ctc_on_host_loss(problem.input(), output, longest, order, shared)
 
 
 def loss_and_gradient(x, y, input_lengths, target_lengths, blank=0, *, gradient=True, wildcard=None,
