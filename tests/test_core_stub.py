@@ -24,6 +24,8 @@ def listed():
                     members.add(member.name)
                 elif isinstance(member, ast.Assign):
                     members.add(member.targets[0].id)
+                elif isinstance(member, ast.AnnAssign):
+                    members.add(member.target.id)
     return names
 
 
