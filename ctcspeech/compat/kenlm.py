@@ -117,7 +117,7 @@ class Model:
 
     def score(self, sentence: Text, bos: bool = True, eos: bool = True) -> float:
         """log10 P(sentence), as `LanguageModel.score`."""
-        return self._lm.score(sentence, bos, eos)
+        return self._lm.score(sentence, bool(bos), bool(eos))
 
     def perplexity(self, sentence: Text) -> float:
         """10^(-log10 P / words), with `</s>` as a word and unknown words included."""
@@ -127,7 +127,7 @@ class Model:
         self, sentence: Text, bos: bool = True, eos: bool = True
     ) -> Iterator[tuple[float, int, bool]]:
         """(log10 P, length of the n-gram used, whether unknown) of each word, and of `</s>`."""
-        for score in self._lm.full_scores(sentence, bos, eos):
+        for score in self._lm.full_scores(sentence, bool(bos), bool(eos)):
             yield tuple(score)  # type: ignore[misc]
 
     def BeginSentenceWrite(self, state: State) -> None:
