@@ -58,9 +58,10 @@ def train(
 
     With `resume` the run in that folder goes on where it stopped (or begins, if there is none); it
     is refused when its data are no longer those of the run, unless `force` lets it begin the epoch
-    anew with the data as they are. Under `torchrun` each process calls this; what torchrun has
-    restarted resumes. SIGTERM and SIGINT end it after the current step with a checkpoint to resume
-    from, and KeyboardInterrupt.
+    anew with the data as they are. Under `torchrun` each process calls this. (What torchrun itself
+    restarts resumes, where the new process group comes up: with gloo it does not always.) SIGTERM
+    and SIGINT end it after the current step with a checkpoint to resume from, and with
+    KeyboardInterrupt.
 
     Raises TrainingError when training cannot go on, ConfigError, ManifestError, CheckpointError.
     """
