@@ -256,3 +256,19 @@ def test_readers_of_floored_lengths_miss_no_label(length):
         read = found[row, : lengths[row] // 4].argmax(1)
         if len(read) > 1:
             assert alphabet.collapse(read) == alphabet.collapse(path[:whole])
+
+
+def test_large_batches_are_computed_in_parts(tmp_path, monkeypatch):
+    from ctcspeech.exchange import onnx_model
+
+    export(saved(tmp_path, checkpoint_of(MODELS["gru"], num_bins=20)), tmp_path / "out")
+    emitter = onnx_model.OnnxEmitter.load(tmp_path / "out")
+    whole = emitter.compute(signals())
+    run, sizes = emitter._run, []
+    monkeypatch.setattr(emitter, "_run", lambda items: (sizes.append(len(items)), run(items))[1])
+    longest = max(map(len, signals())) / RATE
+    monkeypatch.setattr(onnx_model, "_BATCH_SECONDS", longest)
+    parts = emitter.compute(signals())
+    assert len(sizes) > 1
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)

@@ -23,6 +23,7 @@ from ctcspeech.exchange.onnx_family import Contract, read_contract
 __all__ = ["OnnxEmitter", "find_onnx", "open_session"]
 
 _PROBE_SECONDS = 2.0
+_BATCH_SECONDS = 60.0  # of audio, padding included: what is computed at once then fits a cache
 
 
 class OnnxEmitter(Emitter):
@@ -61,12 +62,28 @@ class OnnxEmitter(Emitter):
         chosen = [i for i, item in enumerate(prepared) if len(item) >= contract.shortest]
         if not chosen:
             return results
-        groups = [chosen] if contract.batches else [[i] for i in chosen]
-        for group in groups:
+        for group in self._groups(chosen, [len(item) for item in prepared]):
             found = self._run([prepared[i] for i in group])
             for i, item in zip(group, found, strict=True):
                 results[i] = item
         return results
+
+    def _groups(self, chosen: list[int], lengths: list[int]) -> list[list[int]]:
+        """What goes through the graph together: neighbours, no more than _BATCH_SECONDS of them."""
+        if not self.contract.batches:
+            return [[i] for i in chosen]
+        rows_a_second = self.sample_rate * self.contract.subsampling / self.frame_inputs
+        if self.contract.layout == "NS":
+            rows_a_second = self.sample_rate
+        groups: list[list[int]] = []
+        longest = 0
+        for i in chosen:
+            longest = max(longest, lengths[i])
+            if not groups or (len(groups[-1]) + 1) * longest > _BATCH_SECONDS * rows_a_second:
+                groups.append([])
+                longest = lengths[i]
+            groups[-1].append(i)
+        return groups
 
     def _run(self, items: list[npt.NDArray[np.float32]]) -> list[npt.NDArray[np.float32]]:
         """One batch through the graph."""
