@@ -1,7 +1,8 @@
 """Recordings: from a file, a part of a file, or a stream, to mono float32 samples at a wanted rate.
 
 wav (8, 16, 24, 32 bits, float, mu-law, A-law), flac, ogg (Vorbis, Opus), mp3 and what else
-libsndfile reads; any rate and number of channels. Full scale is 1. Channels are averaged.
+libsndfile reads; any rate and number of channels. Full scale is 1. Channels are averaged. A wav
+from a pipe goes to `ctcspeech.audio.pcm`, because libsndfile must seek in what it reads.
 """
 
 import contextlib
