@@ -20,6 +20,8 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "transformers": "transformers",
     "torchaudio": "torchaudio",
+    "datasets": "import",
+    "lhotse": "import",
 }
 """The extra of ctcspeech that brings a package."""
 

@@ -19,6 +19,7 @@ from ctcspeech.data.inputs import Extent, read_audio, read_features
 from ctcspeech.data.manifest import read_lines
 from ctcspeech.errors import AudioError, FeatureError
 from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
+from ctcspeech.recognize.checkpoint import CheckpointEmitter
 from ctcspeech.recognize.recordings import Recording
 
 RATE = 8000
@@ -111,7 +112,7 @@ def test_a_recogniser_hears_what_training_hears(manifest):
     config = FeatureConfig(sample_rate=RATE, num_bins=8, normalization="none")
     features = FeatureExtractor(config)
     model = build_model(DeepSpeech2Config(hidden=4, layers=1), features.num_features, 4)
-    recognizer = Recognizer(model, features, ALPHABET)
+    recognizer = Recognizer(CheckpointEmitter(model, features, ALPHABET))
     for utterance, seconds in lines(manifest, "audio_filepath"):
         (transcript,) = recognizer.transcribe([utterance])
         if seconds is None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ctcspeech.data.manifest import Utterance
 from ctcspeech.errors import ManifestError
+from ctcspeech.extras import require
 from ctcspeech.files import atomic_write
 
 __all__ = ["huggingface", "lhotse", "webdataset"]
@@ -79,12 +80,7 @@ def _samples(archive: tarfile.TarFile, shard: Path, problems: list[str]) -> list
 
 def lhotse(source: Path, problems: list[str]) -> Splits:
     """A lhotse CutSet."""
-    try:
-        from lhotse import CutSet
-    except ImportError as error:
-        raise ManifestError(
-            "cuts are read by the package lhotse: pip install 'ctcspeech[import]'"
-        ) from error
+    CutSet = require("lhotse", "importing lhotse's cuts").CutSet
     if source.is_dir():
         found = sorted(source.glob("*cuts*.jsonl*"))
         if not found:
@@ -122,12 +118,7 @@ def _cut(cut: Any, path: Path, problems: list[str]) -> Utterance | None:
 
 def huggingface(source: Path, problems: list[str]) -> Splits:
     """A data set with an audio column, as `save_to_disk` writes it."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ManifestError(
-            "data sets are read by the package datasets: pip install 'ctcspeech[import]'"
-        ) from error
+    datasets = require("datasets", "importing a data set of Hugging Face")
     try:
         loaded = datasets.load_from_disk(str(source))
     except (OSError, ValueError) as error:
