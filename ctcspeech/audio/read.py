@@ -189,6 +189,11 @@ def _open(source: Source, name: str) -> Iterator[_SequentialFile]:
                 _measure_mp3(file, source, name)
             _check_whole(file, source, name)
             yield file
+    except MemoryError as error:  # a damaged header may promise any number of samples
+        raise AudioError(
+            f"{name}: its header promises more samples than fit in memory; the file is damaged, or "
+            "too long to be read at once: stream it"
+        ) from error
     except soundfile.LibsndfileError as error:
         reason = error.error_string.removeprefix("Error : ").rstrip(".")
         raise AudioError(
