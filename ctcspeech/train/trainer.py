@@ -15,33 +15,29 @@ Stopping and resuming changes nothing: batches and augmentation follow from (see
 noise of a step (dropout) from (seed, step), and everything else is in the checkpoint.
 """
 
-import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from ctcspeech.data.batches import BatchLoader, DurationBatchSampler
 from ctcspeech.data.dataset import Batch
 from ctcspeech.errors import TrainingError
-from ctcspeech.files import atomic_write
 from ctcspeech.model.checkpoint import Checkpoint, load_training, save_checkpoint
-from ctcspeech.model.deepspeech import AcousticModel, describe
-from ctcspeech.progress import Progress, format_duration
+from ctcspeech.model.deepspeech import AcousticModel
+from ctcspeech.progress import Progress
 from ctcspeech.train.best import Best
-from ctcspeech.train.config import RunConfig, save_config
+from ctcspeech.train.config import RunConfig
 from ctcspeech.train.learner import Learner, StepError
-from ctcspeech.train.log import MetricsLog, Profile, Sums
+from ctcspeech.train.log import Profile, Sums
 from ctcspeech.train.prepare import Manifests, compute_statistics, prepare
 from ctcspeech.train.processes import Process, process_group
+from ctcspeech.train.reports import EpochEnd, Reports
 from ctcspeech.train.resume import check_data, last_checkpoint, last_folder
-from ctcspeech.train.validation import Validation, validate
+from ctcspeech.train.signals import StopSignal
+from ctcspeech.train.validation import validate
 
 __all__ = ["train"]
 
@@ -69,7 +65,7 @@ def train(
         if process.rank:
             report = _silent
         trainer = Trainer(config, Path(run), resume or process.restarted, process, report, force)
-        with trainer.signals():
+        with trainer.stop:
             return trainer.run()
 
 
@@ -107,9 +103,8 @@ class Trainer:
     ) -> None:
         self.config, self.folder, self.process = config, folder, process
         self.device, self.report = process.device, report
-        self.stop_signal: int | None = None
+        self.stop = StopSignal()
         self.created = time.monotonic()
-        self.epoch_began = 0.0  # seconds of training
         self.profile = Profile(process.device)
         self.epoch = 0  # the one that is being trained, from 0
         self.step = 0  # optimizer steps done
@@ -117,7 +112,6 @@ class Trainer:
         self.planned_for = process.world_size  # processes for which this epoch's batches were made
         self.elapsed_before = 0.0  # seconds of training before this process
         self.log_keep = 0  # bytes of metrics.jsonl
-        self.reported: set[str] = set()  # validation utterances that could not be scored
         self.last_folder = last_folder(folder)
         self.best = Best(config.train, folder / "checkpoints", folder / "model")
         last = last_checkpoint(config, folder, resume, process, report)
@@ -128,25 +122,18 @@ class Trainer:
         self.dataset, self.validation = materials.dataset, materials.validation
         self.features = materials.features = materials.features.to(self.device)
         self.model = materials.model = materials.model.to(self.device)
-        self._report_data()
+        self.reports = Reports(config, folder, process, report)
+        self.reports.data(self.dataset, self.validation)
+        self.reports.model(self.alphabet, self.model, self.features.config.shift_ms)
         self._compute_statistics()
         self.dataset.augmenter = materials.augmenter
         self.loader = self._make_loader()
         self.learner = Learner(config, materials, process, self.profile)
         if last is not None:
             self._load_state(load_training(self.last_folder), other_data)
-        self.log = self._make_log()
+        self.reports.open(self.log_keep, self.step)
 
     # -- setting up ---------------------------------------------------------------------------
-
-    def _report_data(self) -> None:
-        for name, dataset in (("training", self.dataset), ("validation", self.validation)):
-            if len(dataset):
-                hours = float(dataset.durations.sum()) / 3600
-                self.report(f"{name} on {len(dataset)} utterances, {hours:.2f} h")
-        self.report(repr(self.alphabet))
-        self.report(describe(self.model, self.features.config.shift_ms))
-        self.report(f"device {self.device}, {torch.get_num_threads()} threads")
 
     def _compute_statistics(self) -> None:
         """Of the features, on a sample of the data; fine-tuned models keep theirs."""
@@ -177,35 +164,7 @@ class Trainer:
             self.dataset, sampler, config.data.workers, report=self.report, pin_memory=cuda
         )
 
-    def _make_log(self) -> MetricsLog | None:
-        if self.process.rank:
-            return None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_config(self.config, self.folder / "config.toml")
-        return MetricsLog(self.folder, self.config.train.tensorboard, self.log_keep, self.step)
-
     # -- stopping and resuming ----------------------------------------------------------------
-
-    @contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT ask for a stop after the step; a second SIGINT stops at once."""
-
-        def handle(number: int, _: Any) -> None:
-            if self.stop_signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.stop_signal = number
-
-        before: dict[signal.Signals, Any] = {}
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                try:
-                    before[number] = signal.signal(number, handle)
-                except ValueError:  # not in the main thread: the caller's business
-                    pass
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _state(self, sums: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -218,7 +177,7 @@ class Trainer:
             "elapsed": self.elapsed,
             "best": self.best.items,
             "waited": self.best.waited,
-            "log_size": self.log.size if self.log else 0,
+            "log_size": self.reports.log_size,
         }
 
     def _load_state(self, state: dict[str, Any], other_data: bool) -> None:
@@ -261,16 +220,16 @@ class Trainer:
 
     def run(self) -> Path:
         self.started = self.saved = time.monotonic()
-        self.epoch_began = self.elapsed_before
+        self.reports.begin(self.elapsed_before)
         try:
             while self.epoch < self.config.train.epochs and not self._finished():
                 self._train_epoch()
                 self._end_epoch()
             result = self._finish()
         finally:
-            if self.log is not None:
-                self.log.close()
-        self._report_profile()
+            self.reports.close()
+        audio_seconds = self.learner.audio_seconds
+        self.reports.profile(self.profile, time.monotonic() - self.created, audio_seconds)
         return result
 
     def _finished(self) -> bool:
@@ -347,7 +306,7 @@ class Trainer:
                     norm = learner.update(batches)
             except StepError as error:
                 self._fail(error)
-            self._log_step(rate, norm)
+            self.reports.step(self.step, self.epoch, learner.sums, rate, norm, self.elapsed)
         for item in batches:
             progress.advance(len(item), item.seconds, f"loss {learner.sums.mean:.3f}")
         return agreed
@@ -360,7 +319,7 @@ class Trainer:
             sum(int(item.target_lengths.sum()) for item in prepared),
             sum(len(item.utterances) for item in prepared),
             taken,
-            self.stop_signal is not None,
+            self.stop.came,
             first * self.elapsed,
             first and due,
         )
@@ -376,19 +335,6 @@ class Trainer:
             f"step {self.step} (epoch {self.epoch + 1}): {error}; {kept}. Look at these "
             "recordings, or lower train.learning_rate or train.gradient_clip"
         ) from None
-
-    def _log_step(self, rate: float, norm: float) -> None:
-        if self.log is None or self.step % self.config.train.log_every:
-            return
-        self.log.write(
-            "step",
-            self.step,
-            epoch=self.epoch + 1,
-            loss=self.learner.sums.since_last(),
-            learning_rate=rate,
-            gradient_norm=norm,
-            seconds=round(self.elapsed, 3),
-        )
 
     def _stop(self) -> None:
         """Writes a checkpoint and ends, as a signal asked for."""
@@ -415,46 +361,20 @@ class Trainer:
                 numbers = self._validate(self._checkpoint(self.learner.judged, {}))
             self._keep(numbers)
         self.learner.schedule.epoch_ended(numbers[config.select] if numbers else loss)
-        if self.log is not None:
-            self.log.write(
-                "epoch",
-                self.step,
-                epoch=self.epoch + 1,
-                loss=loss,
-                **{f"validation_{name}": value for name, value in numbers.items()},
-                utterances=int(totals[2]),
-                audio_hours=totals[3] / 3600,
-                skipped=skipped,
-                learning_rate=self.learner.optimizer.param_groups[0]["lr"],
-                seconds=round(self.elapsed, 3),
-            )
-        self._report_epoch(loss, totals, skipped, numbers)
+        ended = EpochEnd(
+            self.epoch,
+            self.step,
+            loss,
+            int(totals[2]),
+            totals[3],
+            skipped,
+            self.learner.optimizer.param_groups[0]["lr"],
+            numbers,
+        )
+        self.reports.epoch(ended, self.elapsed, self._share_done(self.elapsed))
         self.epoch, self.position, self.learner.sums = self.epoch + 1, 0, Sums()
         self.planned_for = self.process.world_size
         self._save_last()
-
-    def _report_epoch(
-        self, loss: float, totals: list[float], skipped: int, numbers: dict[str, float]
-    ) -> None:
-        elapsed = self.elapsed
-        spent, self.epoch_began = elapsed - self.epoch_began, elapsed
-        done = min(1.0, self._share_done(elapsed))
-        parts = [
-            f"epoch {self.epoch + 1}/{self.config.train.epochs}: {int(totals[2])} utterances",
-            f"{totals[3] / max(spent, 1e-9):.0f}x real time",
-            f"loss {loss:.4f}",
-        ]
-        if skipped:
-            parts.append(f"{skipped} left out (too short once augmented)")
-        if numbers:
-            parts.append(
-                f"validation loss {numbers['loss']:.4f} WER {100 * numbers['wer']:.2f}% "
-                f"CER {100 * numbers['cer']:.2f}%"
-            )
-        parts.append(f"{format_duration(elapsed)} elapsed")
-        if 0 < done < 1:
-            parts.append(f"{format_duration(elapsed * (1 - done) / done)} left")
-        self.report(", ".join(parts))
 
     def _keep(self, numbers: dict[str, float]) -> None:
         with self.profile("checkpoints"):
@@ -475,15 +395,15 @@ class Trainer:
             self.config.data.batch_seconds,
             part=slice(process.rank, None, process.world_size),
             autocast=self.learner.autocast,
-            stopped=lambda: self.stop_signal is not None,
+            stopped=lambda: self.stop.came,
         )
-        self._report_failures(result)
+        self.reports.unscored(result)
         words, characters = result.words, result.characters
         loss, labels, *counts, stop = process.sum(
             result.loss,
             result.labels,
             *(words.errors, words.reference_length, characters.errors, characters.reference_length),
-            self.stop_signal is not None,
+            self.stop.came,
         )
         if stop:
             self._stop()
@@ -493,12 +413,6 @@ class Trainer:
             "loss": loss / max(1.0, labels),
         }
         return process.share(numbers)
-
-    def _report_failures(self, result: Validation) -> None:
-        for failure in result.failures:
-            if failure not in self.reported:
-                self.reported.add(failure)
-                self.report(f"left out of the validation: {failure}")
 
     def _finish(self) -> Path:
         """Writes the run's result."""
@@ -526,20 +440,3 @@ class Trainer:
         own = checkpoint or self._checkpoint(self.learner.judged, {})
         self.process.share_weights(own.model)
         return own
-
-    def _report_profile(self) -> None:
-        if self.process.rank:
-            return
-        total = time.monotonic() - self.created
-        self.report(f"where the time went ({format_duration(total)}):")
-        for line in self.profile.table(total, self.learner.audio_seconds):
-            self.report(line)
-        values = {
-            "seconds": total,
-            "audio_seconds": self.learner.audio_seconds,
-            "parts": self.profile.seconds,
-            "device": str(self.device),
-            "threads": torch.get_num_threads(),
-        }
-        with atomic_write(self.folder / "profile.json") as file:
-            json.dump(values, file, indent=1)
