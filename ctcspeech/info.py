@@ -14,33 +14,20 @@ import shutil
 import sys
 
 from ctcspeech import __version__, cuda_built
+from ctcspeech.extras import EXTRAS
 
-__all__ = ["EXTRAS", "facts", "problems", "report"]
+__all__ = ["facts", "problems", "report"]
 
-_PACKAGES = ("numpy", "soundfile", "soxr", "onnxruntime", "pydantic", "typer", "rich")
-
-# The extra, a module of each of its packages, and what it is for.
-EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "train": (("torch", "safetensors", "tensorboard"), "training; models of our own by torch"),
-    "plot": (("matplotlib",), "pictures"),
-    "tune": (("optuna",), "the search for the decoder's weights"),
-    "sentencepiece": (("sentencepiece",), "word pieces as labels"),
-    "transformers": (("transformers",), "models of transformers"),
-    "hub": (("huggingface_hub",), "models by hf:owner/name"),
-    "serve": (("starlette", "uvicorn"), "the server"),
-    "listen": (("sounddevice",), "the microphone"),
-    "bulk": (("ray", "fsspec", "pyarrow"), "bulk transcription"),
-    "torchaudio": (("torchaudio",), "torchaudio's pretrained models"),
-    "kenlm": (("kenlm",), "KenLM as a witness"),
-    "pyctcdecode": (("pyctcdecode",), "pyctcdecode as a witness"),
-}
+_PACKAGES = "numpy soundfile soxr onnxruntime pydantic rapidfuzz typer rich".split()
 
 
 def _version(package: str) -> str | None:
+    """Of what is imported, or fetched, by this name."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        by_import = importlib.metadata.packages_distributions().get(package)
+        return importlib.metadata.version(by_import[0]) if by_import else None
 
 
 def _native() -> list[tuple[str, str]]:
@@ -112,9 +99,9 @@ def _agreement(device: str) -> str:
 
 def _extras() -> list[tuple[str, str]]:
     rows = []
-    for extra, (modules, purpose) in EXTRAS.items():
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
-        have = ", ".join(f"{n} {_version(n) or '?'}" for n in modules if n not in missing)
+    for extra, (packages, purpose) in EXTRAS.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        have = ", ".join(f"{n} {_version(n) or '?'}" for n in packages if n not in missing)
         lack = f"no {', '.join(missing)}: {purpose}" if missing else ""
         rows.append((f"[{extra}]", "; ".join(part for part in (have, lack) if part)))
     return rows

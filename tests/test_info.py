@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy
 import pytest
@@ -13,7 +15,8 @@ from typer.testing import CliRunner
 import ctcspeech
 from ctcspeech import _core, ctc
 from ctcspeech.cli import app
-from ctcspeech.info import EXTRAS, _agreement, problems, report
+from ctcspeech.extras import EXTRAS
+from ctcspeech.info import _agreement, problems, report
 
 
 def rows(text):
@@ -61,17 +64,26 @@ def test_doctor_says_what_is_wrong(monkeypatch):
     ]
 
 
+ROOT = Path(__file__).parent.parent
+
+
 def test_extras_are_those_of_the_project():
-    """What doctor lists is what pyproject.toml offers, but for the extras of developers."""
-    path = os.path.join(os.path.dirname(__file__), "..", "pyproject.toml")
+    """One table for errors and doctor: what pyproject.toml offers, but for developers' extras; the
+    first page lists the same, and errors name no other."""
     tomllib = pytest.importorskip("tomllib")
-    with open(path, "rb") as file:
-        offered = tomllib.load(file)["project"]["optional-dependencies"]
-    assert set(EXTRAS) >= {"tune", "sentencepiece"} and "test" not in EXTRAS
-    for extra in set(EXTRAS) & set(offered):
-        needed = " ".join(offered[extra]).replace("-", "_")
-        for module in EXTRAS[extra][0]:
-            assert module in needed, f"[{extra}] of pyproject.toml does not bring {module}"
+    offered = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    offered = offered["optional-dependencies"]
+    assert set(EXTRAS) == set(offered) - {"test", "docs"}
+    for name, extra in EXTRAS.items():
+        needed = " ".join(offered[name]).replace("-", "_").lower()
+        for package in extra.packages:
+            plain = package.lower().replace("hersheyfonts", "hershey_fonts")
+            assert plain in needed, f"[{name}] of pyproject.toml does not bring {package}"
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`\[(\w+)\]`", page)) == set(EXTRAS)
+    for path in (ROOT / "ctcspeech").rglob("*.py"):
+        named = set(re.findall(r"ctcspeech\[(\w+)\]", path.read_text(encoding="utf-8")))
+        assert named <= set(EXTRAS), f"{path} names an extra that there is not: {named}"
 
 
 def test_plain_command_shows_where_to_begin():
