@@ -1,21 +1,31 @@
-"""python benchmarks/serve.py MODEL MANIFEST [--streams 64] [--seconds 300] [--lm lm.bin]
+"""python benchmarks/serve.py MODEL MANIFEST --offline MODEL [--streams 64] [--lm lm.bin]
 
 `ctcspeech serve` under load: N clients, each its own WebSocket, send real recordings at the pace of
 speech, 20 ms a message, with pauses after them, and check every final text against that of
-`StreamingRecognizer` alone on the same samples. Server and clients share the machine.
+`StreamingRecognizer` alone on the same samples. Server and clients share the machine. With --visits
+the clients come and go: each opens one session after another, of 1 to 6 recordings, and one in ten
+leaves in the middle of a word.
 
-What is told: final texts that differ; time from the end of speech (by its energy) to the final
-result, beyond the configured silence (median, 99th percentile); age of the audio that a partial
-result has heard when it comes; processor time of the server for a second of a stream's audio; its
-resident memory over time. With --connections K, K connections are tried at once beside the streams.
-Results go to benchmarks/results/serve.md (--write).
+What is told:
+
+- final texts that differ, and streams lost;
+- the time from the end of speech to the final, beyond the configured silence: when the final
+  arrived at the client, less when the last sample of the recording's last word was due to be sent,
+  less the silence of the endpoint rule. Where that word ends is told by forced alignment of the
+  reference text with the offline model: the end of its last label. Recordings count that ended by
+  silence. It holds the model's lookahead, the delay at which the model writes labels, and the
+  server's computation;
+- the age of a partial: when it arrived, less the end of the audio that it has heard;
+- processor time of the server for a second of audio, its resident memory over time.
+
+With --connections K, K connections are tried beside the streams. Results go to
+benchmarks/results/serve.md (--write appends).
 """
 
 import argparse
 import asyncio
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -26,9 +36,14 @@ from pathlib import Path
 import numpy as np
 import psutil
 import websockets
+from live import word_ends
+from machine import describe
 
 from ctcspeech.audio.read import load
-from ctcspeech.data.manifest import read_manifest
+from ctcspeech.data.manifest import Utterance, read_manifest
+from ctcspeech.live.endpoint import Endpointing
+from ctcspeech.live.recognizer import StreamingRecognizer
+from ctcspeech.recognize.recognizer import Recognizer
 
 RESULTS = Path(__file__).parent / "results" / "serve.md"
 CHUNK = 0.02
@@ -42,27 +57,33 @@ class Script:
 
     samples: np.ndarray
     starts: list[float]  # of the recordings, seconds
-    ends: list[float]  # of the speech in each recording, seconds
-    texts: list[str] = field(default_factory=list)
+    ends: list[float]  # of the last word of each recording, seconds
+    texts: list[str]
 
 
 @dataclass
 class Seen:
-    """What one client was told."""
+    """What the clients of one place were told."""
 
-    texts: list[str] = field(default_factory=list)
-    finals: dict[int, float] = field(default_factory=dict)  # by recording, its last one
+    finals: list[float] = field(default_factory=list)  # seconds, of recordings that were heard out
     partials: list[float] = field(default_factory=list)
-    failure: str = ""
+    sessions: int = 0
+    broken: int = 0  # sessions that were left in the middle of a word, as planned
+    expected: int = 0  # finals
+    wrong: int = 0  # sessions with a text that differs
+    audio: float = 0.0
+    failures: list[str] = field(default_factory=list)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("model")
     parser.add_argument("manifest", type=Path)
+    parser.add_argument("--offline", required=True, help="tells where the last word ends")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--lm", type=Path)
+    parser.add_argument("--visits", action="store_true", help="clients come and go")
     parser.add_argument("--connections", type=int, default=0, help="refused ones, tried beside")
     parser.add_argument("--scripts", type=int, default=8, help="different texts among the clients")
     parser.add_argument("--write", action="store_true")
@@ -71,7 +92,7 @@ def main() -> None:
     with Served(arguments) as server:
         seen = asyncio.run(run(server, scripts, arguments))
         server.finish()
-    lines = report(seen, scripts, server, arguments)
+    lines = report(seen, server, arguments)
     print("\n".join(lines))
     if arguments.write:
         with open(RESULTS, "a", encoding="utf-8") as file:
@@ -79,11 +100,7 @@ def main() -> None:
 
 
 def make_scripts(arguments: argparse.Namespace) -> list[Script]:
-    """Recordings joined with pauses, as long as the run; and their texts by one stream alone."""
-    from ctcspeech.live.endpoint import Endpointing
-    from ctcspeech.live.recognizer import StreamingRecognizer
-    from ctcspeech.recognize.recognizer import Recognizer
-
+    """Recordings joined with pauses, and their texts by one stream alone."""
     recognizer = Recognizer.load(arguments.model, threads=1)
     decoder = None
     if arguments.lm:
@@ -91,36 +108,41 @@ def make_scripts(arguments: argparse.Namespace) -> list[Script]:
 
         settings = DecoderSettings(lm=arguments.lm)
         decoder = settings.decoder(recognizer.alphabet, recognizer.frame_shift_ms)
-    rules = Endpointing(2.4, SILENCE)
-    live = StreamingRecognizer.of(recognizer, decoder=decoder, endpointing=rules)
-    rate, random = live.sample_rate, np.random.default_rng(0)
-    paths = [utterance.path for utterance in read_manifest(arguments.manifest)]
-    scripts = []
-    for _ in range(min(arguments.scripts, arguments.streams)):
-        parts, starts, ends, length = [], [], [], 0
-        while length < arguments.seconds * rate:
-            samples = load(paths[int(random.integers(len(paths)))], rate)[0]
-            pause = 1e-4 * random.standard_normal(int(PAUSE * rate))
-            parts += [samples, pause]
-            starts.append(length / rate)
-            ends.append(length / rate + speech_end(samples, rate))
-            length += len(samples) + len(pause)
-        whole = (np.clip(np.concatenate(parts), -1, 1) * 32767).astype("<i2")
-        stream = live.stream()
-        results = [*stream.accept(whole), *stream.finish()]
-        scripts.append(Script(whole, starts, ends, [r.text for r in results if r.final]))
-    arguments.rate = rate
-    arguments.lookahead = live.lookahead_seconds
+    live = StreamingRecognizer.of(
+        recognizer, decoder=decoder, endpointing=Endpointing(2.4, SILENCE)
+    )
+    offline = Recognizer.load(arguments.offline, threads=1)
+    random, utterances = np.random.default_rng(0), read_manifest(arguments.manifest)
+    arguments.rate, arguments.lookahead = live.sample_rate, live.lookahead_seconds
     arguments.state = live.stream().num_bytes
+    scripts = []
+    for _ in range(arguments.scripts):
+        count = int(random.integers(1, 7)) if arguments.visits else 0
+        scripts.append(make_script(live, offline, utterances, count, arguments.seconds, random))
     return scripts
 
 
-def speech_end(samples: np.ndarray, rate: int) -> float:
-    """Seconds to the end of the last 30 ms that are within 30 dB of the loudest."""
-    size = int(0.03 * rate)
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    level = 10 * np.log10(np.square(frames, dtype=np.float64).mean(1) + 1e-12)
-    return float((np.flatnonzero(level > level.max() - 30)[-1] + 1) * size / rate)
+def make_script(
+    live: StreamingRecognizer, offline: Recognizer, utterances: list[Utterance], count: int,
+    seconds: float, random: np.random.Generator,
+) -> Script:  # fmt: skip
+    """So many recordings, or, where count is 0, so many seconds of them."""
+    rate, length = live.sample_rate, 0
+    parts: list[np.ndarray] = []
+    starts: list[float] = []
+    ends: list[float] = []
+    while len(starts) < count or not count and length < seconds * rate:
+        utterance = utterances[int(random.integers(len(utterances)))]
+        samples = load(utterance.path, rate)[0]
+        pause = 1e-4 * random.standard_normal(int(PAUSE * rate))
+        parts += [samples, pause]
+        starts.append(length / rate)
+        ends.append(length / rate + word_ends(offline, utterance)[-1])
+        length += len(samples) + len(pause)
+    whole = (np.clip(np.concatenate(parts), -1, 1) * 32767).astype("<i2")
+    stream = live.stream()
+    results = [*stream.accept(whole), *stream.finish()]
+    return Script(whole, starts, ends, [r.text for r in results if r.final])
 
 
 class Served:
@@ -166,8 +188,9 @@ class Served:
 
 async def run(server: Served, scripts: list[Script], arguments: argparse.Namespace) -> list[Seen]:
     seen = [Seen() for _ in range(arguments.streams)]
+    place = visits if arguments.visits else one_session
     tasks = [
-        asyncio.create_task(client(server, scripts[i % len(scripts)], arguments, i, seen[i]))
+        asyncio.create_task(place(server, scripts, arguments, i, seen[i]))
         for i in range(arguments.streams)
     ]
     if arguments.connections:
@@ -180,45 +203,79 @@ async def run(server: Served, scripts: list[Script], arguments: argparse.Namespa
     return seen
 
 
-async def client(
-    server: Served, script: Script, arguments: argparse.Namespace, number: int, seen: Seen
+async def one_session(
+    server: Served, scripts: list[Script], arguments: argparse.Namespace, number: int, seen: Seen
 ) -> None:
     """One paced stream. It begins a little after the one before, as people do."""
     await asyncio.sleep(number * 1.37 % 4.0)
-    address = f"ws{server.address}v1/stream"
+    await session(server, scripts[number % len(scripts)], arguments.rate, seen)
+
+
+async def visits(
+    server: Served, scripts: list[Script], arguments: argparse.Namespace, number: int, seen: Seen
+) -> None:
+    """One session after another, with a few seconds between them, until the time is over."""
+    random, until = np.random.default_rng(number), time.monotonic() + arguments.seconds
+    while time.monotonic() < until:
+        await asyncio.sleep(float(random.uniform(0, 4)))
+        script = scripts[int(random.integers(len(scripts)))]
+        leave = float(random.uniform(0.2, 0.9)) if random.random() < 0.1 else 1.0
+        await session(server, script, arguments.rate, seen, leave)
+
+
+async def session(
+    server: Served, script: Script, rate: int, seen: Seen, leave: float = 1.0
+) -> None:
+    """One stream from its beginning to its end, or to a share `leave` of it."""
+    address, size = f"ws{server.address}v1/stream", int(CHUNK * rate)
+    heard: list[tuple[float, dict]] = []
+    seen.sessions += 1
     try:
         async with websockets.connect(address, compression=None, ping_interval=None) as socket:
-            start = {"type": "start", "sample_rate": arguments.rate, "words": False}
-            await socket.send(json.dumps(start))
+            await socket.send(json.dumps({"type": "start", "sample_rate": rate, "words": False}))
             assert json.loads(await socket.recv())["type"] == "ready"
             began = time.monotonic()
-            reader = asyncio.create_task(read(socket, script, began, seen))
-            size = int(CHUNK * arguments.rate)
-            for i in range(0, len(script.samples), size):
-                due = began + (i + size) / arguments.rate
-                if (wait := due - time.monotonic()) > 0:
+            reader = asyncio.create_task(read(socket, began, heard))
+            for i in range(0, int(leave * len(script.samples)), size):
+                wait = began + (i + size) / rate - time.monotonic()
+                if wait > 0:
                     await asyncio.sleep(wait)
                 await socket.send(script.samples[i : i + size].tobytes())
-            await socket.send('{"type": "end"}')
-            await asyncio.wait_for(reader, 60)
+            if leave < 1:
+                socket.transport.abort()
+                reader.cancel()
+            else:
+                await socket.send('{"type": "end"}')
+                await asyncio.wait_for(reader, 60)
+                assert heard[-1][1]["type"] == "done", heard[-1][1]
     except Exception as error:
-        seen.failure = f"{type(error).__name__}: {error}"
+        if leave == 1:
+            seen.failures.append(f"{type(error).__name__}: {error}")
+    seen.audio += leave * len(script.samples) / rate
+    seen.partials += [now - m["heard"] for now, m in heard if m["type"] == "partial"]
+    if leave < 1:
+        seen.broken += 1
+        return
+    finals = [(now, message) for now, message in heard if message["type"] == "final"]
+    seen.expected += len(script.texts)
+    seen.wrong += [message["text"] for _, message in finals] != script.texts
+    seen.finals += after_speech(script, finals)
 
 
-async def read(socket: object, script: Script, began: float, seen: Seen) -> None:
+def after_speech(script: Script, finals: list[tuple[float, dict]]) -> list[float]:
+    """Seconds from the end of speech and of the silence after it to the final, by recording."""
+    last: dict[int, float] = {}  # a pause within a recording ends an utterance, too
+    for now, message in finals:
+        spoken = message["end"] - SILENCE
+        number = sum(start <= spoken for start in script.starts) - 1
+        if message["reason"] == "silence" and number >= 0:
+            last[number] = now - script.ends[number] - SILENCE
+    return list(last.values())
+
+
+async def read(socket: object, began: float, heard: list[tuple[float, dict]]) -> None:
     async for text in socket:
-        message, now = json.loads(text), time.monotonic() - began
-        if message["type"] == "partial":
-            seen.partials.append(now - message["heard"])
-        elif message["type"] == "final":
-            seen.texts.append(message["text"])
-            # A pause within a recording ends an utterance, too: the last one is that of its end.
-            spoken = message["end"] - SILENCE
-            number = sum(start <= spoken for start in script.starts) - 1
-            if message["reason"] == "silence" and number >= 0:
-                seen.finals[number] = now - script.ends[number] - SILENCE
-        elif message["type"] == "error":
-            seen.failure = message["message"]
+        heard.append((time.monotonic() - began, json.loads(text)))
 
 
 async def crowd(server: Served, arguments: argparse.Namespace) -> None:
@@ -237,15 +294,15 @@ async def crowd(server: Served, arguments: argparse.Namespace) -> None:
         await asyncio.gather(*(one() for _ in range(100)))
 
 
-def report(
-    seen: list[Seen], scripts: list[Script], server: Served, arguments: argparse.Namespace
-) -> list[str]:
-    finals = np.array([value for item in seen for value in item.finals.values()])
+def report(seen: list[Seen], server: Served, arguments: argparse.Namespace) -> list[str]:
+    finals = np.array([value for item in seen for value in item.finals])
     partials = np.array([value for item in seen for value in item.partials])
-    expected = [scripts[i % len(scripts)].texts for i in range(len(seen))]
-    wrong = sum(item.texts != texts for item, texts in zip(seen, expected, strict=True))
-    failures = [item.failure for item in seen if item.failure]
-    audio = sum(len(scripts[i % len(scripts)].samples) for i in range(len(seen))) / arguments.rate
+    failures = [failure for item in seen for failure in item.failures]
+    sessions, broken, expected, wrong = (
+        sum(getattr(item, name) for item in seen)
+        for name in ("sessions", "broken", "expected", "wrong")
+    )
+    audio = sum(item.audio for item in seen)
     minutes = np.array([(when - server.memory[0][0]) / 60 for when, _ in server.memory])
     memory = np.array([size for _, size in server.memory])
     later = minutes > minutes[-1] / 3
@@ -260,23 +317,29 @@ def report(
     lines = [
         f"    {command}",
         "",
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} processors, load average "
-        f"{os.getloadavg()[0]:.1f} at the end; {time.strftime('%Y-%m-%d', time.gmtime())}",
+        f"{describe()}, load average {os.getloadavg()[0]:.1f} at the end; "
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}",
         "",
         "| | |",
         "|---|---|",
-        f"| streams, minutes of audio | {len(seen)}, {audio / 60:.1f} |",
-        f"| streams lost | {len(failures)} |",
-        f"| streams with a text that differs | {wrong} of {len(seen)} "
-        f"({sum(map(len, expected))} finals) |",
-        f"| final after the silence, ms: median, 90 %, 99 % | {ms(finals, 50, 90, 99)} |",
-        f"| age of audio in a partial, ms: median, 99 % | {ms(partials, 50, 99)} |",
+        f"| streams at a time, minutes of audio | {len(seen)}, {audio / 60:.1f} |",
+        f"| sessions, left in mid-word as planned, lost | {sessions}, {broken}, {len(failures)} |",
+        f"| sessions with a text that differs | {wrong} of {sessions - broken} "
+        f"({expected} finals) |",
+        f"| final after end of speech and silence, ms: median, 90 %, 99 % "
+        f"| {ms(finals, 50, 90, 99)} |",
+        f"| age of a partial, ms: median, 99 % | {ms(partials, 50, 99)} |",
         f"| the model's lookahead, ms | {1000 * arguments.lookahead:.0f} |",
         f"| server's processor time a second of audio | {server.cpu / audio:.4f} |",
-        f"| resident memory, MiB: first, last, slope a minute | {memory[0]:.0f}, {memory[-1]:.0f}, "
-        f"{slope:.2f} |",
+        f"| resident memory, MiB: first, at a third, last | {memory[0]:.0f}, "
+        f"{memory[later][0]:.0f}, {memory[-1]:.0f} |",
+        f"| slope of the last two thirds, MiB an hour | {60 * slope:.1f} |",
         f"| memory of a stream at its beginning, KiB | {arguments.state / 1024:.0f} |",
     ]
+    if arguments.visits:
+        shares = np.linspace(0, len(memory) - 1, 13).astype(int)
+        series = ", ".join(f"{memory[i]:.0f}" for i in shares)
+        lines.append(f"| resident memory at each twelfth, MiB | {series} |")
     if arguments.connections:
         lines.append(
             f"| refused with 503, of {arguments.connections} tried beside | {arguments.refused} |"

@@ -14,7 +14,7 @@ from ctcspeech.errors import AudioError, DecoderError
 from ctcspeech.live.endpoint import EndpointDetector, Endpointing
 from ctcspeech.live.recognizer import StreamingRecognizer
 from ctcspeech.live.stable import StablePrefix
-from ctcspeech.live.state import StateSource, has_state
+from ctcspeech.live.torch_state import TorchSource, has_state
 from ctcspeech.live.windows import Windows, WindowSource
 from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
 from ctcspeech.recognize.checkpoint import CheckpointEmitter
@@ -76,7 +76,7 @@ def test_a_state_gives_what_the_whole_recording_gives(deltas):
     generator = np.random.default_rng(4)
     lengths = [0, 100, 160, 161, 240, 800, 3123, 9000, 20000]
     recordings = [0.1 * generator.standard_normal(n).astype(np.float32) for n in lengths]
-    source = StateSource(emitter)
+    source = TorchSource(emitter)
     for _ in range(2):  # the second time in rows that others have used
         found = in_random_company(source, recordings, generator)
         for samples, item in zip(recordings, found, strict=True):
@@ -87,7 +87,7 @@ def test_a_state_gives_what_the_whole_recording_gives(deltas):
 
 def test_a_frame_comes_out_as_soon_as_the_lookahead_allows():
     emitter = random_emitter()
-    source = StateSource(emitter)
+    source = TorchSource(emitter)
     samples = 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)
     stream, out = source.open(), 0
     for i in range(0, 8000, 80):

@@ -157,6 +157,12 @@ class FeatureConfig(BaseModel):
         return self
 
     @property
+    def of_streams(self) -> bool:
+        """Whether a frame of samples needs no more of the recording than what is around it."""
+        whole = self.normalization == "utterance" or self.padding != "none"
+        return self.kind != "precomputed" and not whole
+
+    @property
     def window(self) -> int:
         """Samples in a frame."""
         return round(self.window_ms * self.sample_rate / 1000)

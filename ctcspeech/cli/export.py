@@ -43,8 +43,8 @@ def export(
     streaming: bool = typer.Option(
         False,
         "--streaming",
-        help="Write OUT/streaming.onnx alone: the state of streams in and out, for forward-only "
-        "models (ctcspeech.StreamingRecognizer).",
+        help="Write OUT/streaming.onnx instead: the state of streams in and out, for forward-only "
+        "models; ctcspeech listen and serve take it, without torch.",
     ),
     steps: int = typer.Option(
         2, min=1, help="With --streaming: frames of emissions that come out of a run of the graph."
@@ -94,7 +94,7 @@ def export(
 
 
 def _export_streaming(model: Path, out: Path, steps: int) -> None:
-    from ctcspeech.exchange.streaming import export_streaming
+    from ctcspeech.exchange.streaming_export import export_streaming
 
     out.mkdir(parents=True, exist_ok=True)
     file = out / "streaming.onnx"

@@ -41,7 +41,7 @@ from ctcspeech.exchange.onnx_model import OnnxEmitter
 from ctcspeech.files import atomic_write
 from ctcspeech.model.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 
-__all__ = ["LAYOUTS", "Exported", "check_export", "export", "onnx_model"]
+__all__ = ["LAYOUTS", "Exported", "beside", "check_export", "export", "onnx_model"]
 
 LAYOUTS = ("waveform", "nemo")
 BESIDE = ("decoder.json", "confidence.json", "lm.bin")
@@ -215,13 +215,13 @@ def export(
         with atomic_write(out / name) as opened:
             opened.write(text)
         exported.files.append(out / name)
-    for file in _beside(folder):
+    for file in beside(folder):
         shutil.copyfile(file, out / file.name)
         exported.files.append(out / file.name)
     return exported
 
 
-def _beside(folder: Path) -> list[Path]:
+def beside(folder: Path) -> list[Path]:
     """Decoder settings, calibration and language model that lie with the checkpoint."""
     from ctcspeech.decode.settings import DecoderSettings
 

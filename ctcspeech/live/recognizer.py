@@ -13,6 +13,7 @@ An endpoint resets the decoder, never the acoustic state. Many streams are compu
 """
 
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,11 +28,11 @@ from ctcspeech.decode.confidence import Calibration
 from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.emissions import Emitter
 from ctcspeech.errors import AlphabetError, AudioError, DecoderError
-from ctcspeech.exchange.streaming import StreamingOnnx, is_streaming_file
+from ctcspeech.exchange.streaming import StreamingOnnx
 from ctcspeech.live.endpoint import EndpointDetector, Endpointing
 from ctcspeech.live.source import Source
 from ctcspeech.live.stable import StablePrefix
-from ctcspeech.live.state import OnnxSource, StateSource, has_state
+from ctcspeech.live.state import OnnxSource
 from ctcspeech.live.windows import Windows, WindowSource
 
 __all__ = ["LiveStream", "Result", "StreamingRecognizer"]
@@ -90,8 +91,8 @@ class StreamingRecognizer:
         self.source: Source
         if windows is None and isinstance(emitter, StreamingOnnx):
             self.source = OnnxSource(emitter)
-        elif windows is None and has_state(emitter):
-            self.source = StateSource(emitter)  # type: ignore[arg-type]
+        elif windows is None and (source := _torch_source(emitter)) is not None:
+            self.source = source
         else:
             self.source = WindowSource(emitter, windows)
         shift = emitter.frame_shift_ms
@@ -106,15 +107,12 @@ class StreamingRecognizer:
     def load(
         cls, model: str | os.PathLike[str], device: str = "cpu", **options: Any
     ) -> "StreamingRecognizer":
-        """Of a model as `Recognizer.load` takes it, with its language model and calibration, or of
-        a file of `exchange.streaming.export_streaming`.
+        """Of a model as `Recognizer.load` takes it, with its language model and calibration.
 
         options: of the class; a `decoder` takes the place of the model's own settings.
         """
         from ctcspeech.recognize.recognizer import Recognizer
 
-        if is_streaming_file(model):
-            return cls(StreamingOnnx(model), **options)
         return cls.of(Recognizer.load(model, device), **options)
 
     @classmethod
@@ -190,6 +188,15 @@ class StreamingRecognizer:
             id(stream): stream.decode(item) for stream, item in zip(chosen, emissions, strict=True)
         }
         return [found.get(id(stream), []) for stream in streams]
+
+
+def _torch_source(emitter: Emitter) -> Source | None:
+    """Where torch computes the emitter, and it has a state. Without torch there is none."""
+    if "torch" not in sys.modules:
+        return None
+    from ctcspeech.live.torch_state import TorchSource, has_state
+
+    return TorchSource(emitter) if has_state(emitter) else None
 
 
 class LiveStream:

@@ -4,6 +4,7 @@
 |---|---|
 | runs/english, runs/english/model | a run, or a checkpoint folder, computed by torch |
 | exported/, exported/model.onnx | an ONNX model of this or another toolkit, or its folder |
+| exported/streaming.onnx | an ONNX model with the state of streams, or its folder |
 | a folder with config.json of transformers | as `save_pretrained` writes it |
 | hf:owner/name, hf:owner/name@revision | the same of a hub, fetched when first used |
 | torchaudio:WAV2VEC2_ASR_BASE_960H | a pipeline of torchaudio |
@@ -99,11 +100,15 @@ def _only_cpu(name: str, device: str) -> None:
 
 def _onnx(path: Path, device: str) -> Loaded:
     from ctcspeech.exchange.onnx_model import OnnxEmitter
+    from ctcspeech.exchange.streaming import StreamingOnnx, streaming_file
 
     _only_cpu(str(path), device)
+    folder = path if path.is_dir() else path.parent
+    if (file := streaming_file(path)) is not None:
+        streaming = StreamingOnnx(file)
+        return Loaded(streaming, folder, streaming.normalizer)
     emitter = OnnxEmitter.load(path)
     contract = emitter.contract
-    folder = path if path.is_dir() else path.parent
     return Loaded(emitter, folder, contract.normalizer, own=contract.own)
 
 

@@ -6,6 +6,7 @@ its event loop. The streams themselves belong to the thread.
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -156,10 +157,9 @@ class Batcher(threading.Thread):
     # -- the thread -----------------------------------------------------------------------------
 
     def run(self) -> None:
-        import torch
-
-        torch.get_num_threads()  # a thread's first call takes the program's number
-        torch.set_num_threads(1)
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.get_num_threads()  # a thread's first call takes the program's number
+            torch.set_num_threads(1)
         while True:
             commands = self._take()
             if commands is None:
