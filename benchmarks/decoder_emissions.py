@@ -70,6 +70,28 @@ def emissions_of(path, clarity, separator_clarity, confused, rng):
     return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
+def simulate(text, utterances, seed, clarity=6.0, confused=0.15, separator_clarity=0.75,
+             separators=0.0, unknown=0.0):  # fmt: skip
+    """References and emissions of sentences drawn from a text."""
+    rng = np.random.default_rng(seed)
+    lines = [
+        " ".join(line.split())
+        for line in text.splitlines()
+        if 6 <= len(line.split()) <= 30 and set(line) <= set(LABELS[1:])
+    ]
+    known = {word for line in lines for word in line.split()}
+    chosen = [lines[i] for i in rng.permutation(len(lines))[:utterances]]
+    references, emissions = [], []
+    for line in chosen:
+        words = [
+            made_up(word, known, rng) if rng.random() < unknown else word for word in line.split()
+        ]
+        references.append(" ".join(words))
+        path = path_of(references[-1], separators, rng)
+        emissions.append(emissions_of(path, clarity, separator_clarity, confused, rng))
+    return references, emissions
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("sentences", type=Path, help="a text, one sentence a line, lower case")
@@ -81,28 +103,14 @@ def main():
     parser.add_argument("--separators", type=float, default=0.0, help="share of places")
     parser.add_argument("--unknown", type=float, default=0.0, help="share of words")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    rng = np.random.default_rng(arguments.seed)
-    lines = [
-        " ".join(line.split())
-        for line in arguments.sentences.read_text(encoding="utf-8").splitlines()
-        if 6 <= len(line.split()) <= 30 and set(line) <= set(LABELS[1:])
-    ]
-    known = {word for line in lines for word in line.split()}
-    chosen = [lines[i] for i in rng.permutation(len(lines))[: arguments.utterances]]
-    stored = {"labels": np.array(LABELS), "frame_shift_s": 0.02}
-    references = []
-    for i, line in enumerate(chosen):
-        words = [
-            made_up(word, known, rng) if rng.random() < arguments.unknown else word
-            for word in line.split()
-        ]
-        references.append(" ".join(words))
-        path = path_of(references[-1], arguments.separators, rng)
-        stored[f"e{i}"] = emissions_of(
-            path, arguments.clarity, arguments.separator_clarity, arguments.confused, rng
-        )
-    np.savez_compressed(arguments.output, refs=np.array(references), **stored)
+    arguments = vars(parser.parse_args())
+    text = arguments.pop("sentences").read_text(encoding="utf-8")
+    output = arguments.pop("output")
+    references, emissions = simulate(text, **arguments)
+    stored = {f"e{i}": item for i, item in enumerate(emissions)}
+    np.savez_compressed(
+        output, labels=np.array(LABELS), frame_shift_s=0.02, refs=np.array(references), **stored
+    )
 
 
 if __name__ == "__main__":

@@ -173,12 +173,12 @@ def test_unpruned_search_with_words_finds_the_highest_q(lm, seed, lm_weight, wor
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(st.integers(0, 10**6), st.floats(-3, 1))
-def test_open_vocabulary_charges_unknown_words(lm, seed, unk_score):
+@given(st.integers(0, 10**6), st.floats(-3, 1), st.sampled_from([0.5, math.inf]))
+def test_open_vocabulary_charges_unknown_words(lm, seed, unk_score, at_once):
     log_probs = random_emissions(seed, 6, 4)
     decoder = BeamDecoder(
         LABELS, lm, lexicon=["a", "ab"], open_vocabulary=True, unk_score=unk_score, word_score=0.5,
-        recombine=False, **UNPRUNED,
+        recombine=False, unknown_at_once=at_once, **UNPRUNED,
     )  # fmt: skip
 
     def score(words):

@@ -227,8 +227,7 @@ void Session::begin(const std::vector<std::string>& context) {
       if (place != Trie::kNone) place = d_.trie_->child(place, static_cast<uint8_t>(byte));
     uint32_t number = place == Trie::kNone ? kNoWord : (*d_.trie_)[place].word;
     if (number == kNoWord) {
-      const bool spelled = steps_.lm() && steps_.lm()->wants_spelling();
-      number = spelled ? steps_.lm()->spelled(word) : kUnknown;
+      number = steps_.wants_spelling() ? steps_.lm()->spelled(word) : kUnknown;
     }
     start_state_ = steps_.word(start_state_, number).next;
   }

@@ -23,6 +23,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -48,8 +49,8 @@ struct Options {
   bool strict_minimum = false;
   bool open_vocabulary = false;  // words outside the lexicon are allowed, each at unk_score
   // The most of an unknown word's cost that is charged when it leaves the lexicon; the rest is when it
-  // ends, so that clear words live long enough to be compared.
-  double unknown_at_once = 12;
+  // ends.
+  double unknown_at_once = std::numeric_limits<double>::infinity();
   bool recombine = true;
   bool end_of_sentence = true;   // the language model scores the end of the sentence
   int n_best = 1;
@@ -224,6 +225,8 @@ class Session {
   void search_popcnt();
   void search_body();
   void extend_all(double& cut);
+  void stay(const Node& node, double blank, double& pb, double& pnb) const;
+  bool descend(uint8_t byte, double& w, uint32_t& trie);
   bool lead(const Node& from, uint32_t n, uint32_t token, double cut, double& w, uint32_t& trie,
             uint32_t& state);
   void add(uint32_t from, uint32_t token, uint32_t trie, uint32_t state, double w);
@@ -234,12 +237,14 @@ class Session {
   // beam/recombine.cpp
   uint64_t text_after(uint32_t from, uint32_t token) const;
   uint64_t text_without_gap(uint32_t n) const;
+  void select();
   void merge_texts();
   void gather(Scored& group, double cut);
-  void start_slots();
+  void keep(const Scored& current, size_t& kept);
+  void recombine(Scored& place, const Scored& current);
+  void start_slots(size_t keys);
   Slot& find_slot(uint64_t key);
   void drop(const Scored& scored);
-  void recombine();
   void record(uint32_t winner, uint32_t loser, double loss);
   void doubt(uint32_t winner, uint32_t loser, double ratio);
   bool in_gap(uint32_t n) const { return nodes_[n].trie == Trie::kRoot && nodes_[n].token != kNil; }

@@ -246,8 +246,7 @@ double Session::lm_parts(const std::vector<uint32_t>& tokens, bool whole, double
     if (trie == Trie::kRoot) return;
     uint32_t number = trie == kOov ? kNoWord : (*d_.trie_)[trie].word;
     if (number == kNoWord) {
-      const bool spelled = steps_.lm() && steps_.lm()->wants_spelling();
-      number = spelled ? steps_.lm()->spelled(word) : kUnknown;
+      number = steps_.wants_spelling() ? steps_.lm()->spelled(word) : kUnknown;
     }
     take(steps_.word(state, number));
   };

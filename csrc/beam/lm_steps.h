@@ -80,7 +80,8 @@ class Steps {
   const Step& token(uint32_t state, uint32_t token) { return find(state, token, kTokenBit); }
   Step finish(uint32_t state, bool end_of_sentence);
   LanguageModel* lm() { return lm_.get(); }
-  bool lm_over_tokens() const { return lm_over_tokens_ || neural_; }  // one of the models is
+  bool lm_over_tokens() const { return scores_tokens_; }  // one of the models is
+  bool wants_spelling() const { return wants_spelling_; }  // the language model does
   bool has_neural() const { return neural_ != nullptr; }
   // The neural model's part of these states is computed together. Changes `states`.
   void prepare(std::vector<uint32_t>& states);
@@ -115,6 +116,7 @@ class Steps {
   std::unique_ptr<LanguageModel> lm_;
   bool lm_over_tokens_;
   std::unique_ptr<LanguageModel> neural_;  // null: none
+  bool scores_tokens_, wants_spelling_;
   const HotWords* hot_;  // null: none
   Weights weights_;
   std::vector<Entry> cache_;

@@ -5,6 +5,8 @@
 
 #include "beam/beam.h"
 
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 namespace ctcspeech::beam {
 
 namespace {
@@ -34,9 +36,10 @@ uint64_t Session::text_after(uint32_t from, uint32_t token) const {
 
 uint64_t Session::text_without_gap(uint32_t n) const { return texts_[n] - (in_gap(n) ? kGap : 0); }
 
-void Session::start_slots() {
+// An empty table for so many keys.
+void Session::start_slots(size_t keys) {
   size_t size = slots_.size();
-  while (size < scored_.size() * 2) size *= 2;
+  while (size < keys * 2) size *= 2;
   if (size != slots_.size() || ++stamp_ == 0) {
     slots_.assign(size, {0, 0, 0});
     stamp_ = 1;
@@ -44,11 +47,43 @@ void Session::start_slots() {
 }
 
 // The slot of a key, or the one to put it in.
-inline Session::Slot& Session::find_slot(uint64_t key) {
+ALWAYS_INLINE Session::Slot& Session::find_slot(uint64_t key) {
   const size_t last = slots_.size() - 1;
-  size_t slot = (key * 0x9E3779B97F4A7C15ull) >> 20 & last;
-  while (slots_[slot].stamp == stamp_ && slots_[slot].key != key) slot = (slot + 1) & last;
-  return slots_[slot];
+  // High bits of the product, which all bits of the key have a part in.
+  size_t slot = (key * 0x9E3779B97F4A7C15ull) >> 40 & last;
+  Slot* const slots = slots_.data();
+  while (slots[slot].stamp == stamp_ && slots[slot].key != key) slot = (slot + 1) & last;
+  return slots[slot];
+}
+
+// Adds to the first `kept` of scored_. Of prefixes with the same future only the best stays there.
+ALWAYS_INLINE void Session::keep(const Scored& current, size_t& kept) {
+  const Node& node = nodes_[current.node];
+  if (!d_.use_recombination_ || (node.trie == kOov && steps_.wants_spelling())) {
+    scored_[kept++] = current;
+    return;
+  }
+  // Outside the lexicon only the last token matters, for its repetition.
+  const uint64_t place = node.trie == kOov ? 0x80000000u | node.token : node.trie;
+  const uint64_t key = uint64_t{node.state} << 32 | place;
+  Slot& slot = find_slot(key);
+  if (slot.stamp != stamp_) {
+    slot = {key, stamp_, static_cast<uint32_t>(kept)};
+    scored_[kept++] = current;
+  } else {
+    recombine(scored_[slot.value], current);
+  }
+}
+
+// Two prefixes have the same future.
+void Session::recombine(Scored& place, const Scored& current) {
+  const bool wins = current.score > place.score;
+  const Scored winner = wins ? current : place, loser = wins ? place : current;
+  place = winner;
+  drop(loser);
+  if (d_.options_.word_times && winner.score > best_ * kNear)
+    doubt(winner.node, loser.node, loser.score / winner.score);
+  if (lists_) record(winner.node, loser.node, std::log(winner.score / loser.score));
 }
 
 // Prefixes of one text in different tokens become one entry of scored_: they differ in nothing but
@@ -56,7 +91,7 @@ inline Session::Slot& Session::find_slot(uint64_t key) {
 void Session::merge_texts() {
   scored_.clear();
   for (const uint32_t n : next_) scored_.push_back({nodes_[n].next_pb + nodes_[n].next_pnb, n});
-  start_slots();
+  start_slots(scored_.size());
   members_.clear();
   size_t kept = 0;
   for (const Scored current : scored_) {
@@ -91,13 +126,14 @@ void Session::merge_texts() {
   for (const Scored& group : scored_) best_ = std::max(best_, group.score);
   const double cut = best_ * d_.threshold_;
   kept = 0;
+  start_slots(scored_.size());
   for (Scored group : scored_) {
     if (group.score < cut || group.score == 0) {
       drop(group);
       continue;
     }
     gather(group, cut);
-    scored_[kept++] = group;
+    keep(group, kept);
   }
   scored_.resize(kept);
 }
@@ -122,36 +158,25 @@ void Session::gather(Scored& group, double cut) {
   }
 }
 
-// Of prefixes with the same future only the best stays in scored_.
-void Session::recombine() {
-  start_slots();
+// What of next_ is worth going on with becomes scored_.
+void Session::select() {
   event_order_ = first_event_of(time_);
-  const bool spelled = steps_.lm() && steps_.lm()->wants_spelling();
+  if (d_.merges_texts_) {
+    merge_texts();
+    return;
+  }
+  const double cut = best_ * d_.threshold_;
+  scored_.resize(next_.size());
+  start_slots(next_.size());
   size_t kept = 0;
-  for (const Scored current : scored_) {
-    const Node& node = nodes_[current.node];
-    if (node.trie == kOov && spelled) {
-      scored_[kept++] = current;
-      continue;
+  for (const uint32_t n : next_) {
+    Node& node = nodes_[n];
+    const double score = node.next_pb + node.next_pnb;
+    if (score < cut || score == 0) {
+      node.pb = node.pnb = 0;
+    } else {
+      keep({score, n}, kept);
     }
-    // Outside the lexicon only the last token matters, for its repetition.
-    const uint64_t place = node.trie == kOov ? 0x80000000u | node.token : node.trie;
-    const uint64_t key = uint64_t{node.state} << 32 | place;
-    Slot& slot = find_slot(key);
-    if (slot.stamp != stamp_) {
-      slot = {key, stamp_, static_cast<uint32_t>(kept)};
-      scored_[kept++] = current;
-      continue;
-    }
-    Scored& other = scored_[slot.value];
-    const Scored winner = current.score > other.score ? current : other;
-    const Scored loser = current.score > other.score ? other : current;
-    drop(loser);
-    other = winner;
-    if (d_.options_.word_times && winner.score > best_ * kNear)
-      doubt(winner.node, loser.node, loser.score / winner.score);
-    if (d_.options_.n_best > 1)
-      record(winner.node, loser.node, std::log(winner.score / loser.score));
   }
   scored_.resize(kept);
 }

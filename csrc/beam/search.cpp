@@ -24,20 +24,26 @@ void Session::frame(const float* row) {
   }
 }
 
+// What a prefix holds after a frame that adds no token to it. In a gap between words, and before the
+// first one, separators change nothing: they count as blanks do.
+ALWAYS_INLINE void Session::stay(const Node& node, double blank, double& pb, double& pnb) const {
+  const double total = node.pb + node.pnb;
+  if (node.trie == Trie::kRoot) {
+    pb = total * (node.token == kNil ? start_p_ : gap_p_);
+    pnb = 0;
+  } else {
+    pb = total * blank;
+    pnb = node.pnb * p_[node.token];
+  }
+}
+
 // Nothing but the blank is worth trying: the prefixes stay, and their order hardly changes.
 void Session::near_certain_blank() {
   const double blank = p_[d_.blank_];
   double best = 0;
   for (const uint32_t n : active_) {
     Node& node = nodes_[n];
-    const double total = node.pb + node.pnb;
-    if (node.trie == Trie::kRoot) {
-      node.pb = total * (node.token == kNil ? start_p_ : gap_p_);
-      node.pnb = 0;
-    } else {
-      node.pb = total * blank;
-      node.pnb *= p_[node.token];
-    }
+    stay(node, blank, node.pb, node.pnb);
     node.touched = time_;
     best = std::max(best, node.pb + node.pnb);
   }
@@ -66,7 +72,7 @@ ALWAYS_INLINE bool Session::close_word(const Node& node, uint32_t n, double cut,
     w *= place.inverse;
   }
   if (w * d_.word_gain_ < cut) return false;  // P_lm is at most 1: no need to ask for it
-  if (word == kUnknown && steps_.lm() && steps_.lm()->wants_spelling())
+  if (word == kUnknown && steps_.wants_spelling())
     word = steps_.lm()->spelled(spelling(n));
   const Step& step = steps_.word(node.state, word);
   w *= step.factor;
@@ -78,26 +84,31 @@ bool Session::close_last(const Node& node, uint32_t n, double& w, uint32_t& stat
   return close_word(node, n, 0, w, state);
 }
 
+// Goes on in the lexicon by a byte, or leaves it. False where neither is allowed.
+ALWAYS_INLINE bool Session::descend(uint8_t byte, double& w, uint32_t& trie) {
+  const Trie& lexicon = *d_.trie_;
+  if (trie == kOov) return true;
+  const uint32_t child = lexicon.child(trie, byte);
+  if (child != Trie::kNone) {
+    w *= lexicon[child].ratio;
+    trie = child;
+    return true;
+  }
+  if (!d_.open_) return false;
+  w *= lexicon[trie].inverse * d_.oov_enter_;
+  trie = kOov;
+  return true;
+}
+
 // Where `token` leads from a prefix: its place in the lexicon and the state of the language model; w is
 // multiplied by their factors. False where it leads nowhere.
 ALWAYS_INLINE bool Session::lead(const Node& from, uint32_t n, uint32_t token, double cut, double& w,
                                  uint32_t& trie, uint32_t& state) {
-  const Trie& lexicon = *d_.trie_;
   trie = from.trie;
   state = from.state;
   const int plain = d_.plain_byte_[token];
-  if (plain >= 0 && trie == kOov) {
-    // stays outside
-  } else if (plain >= 0) {
-    const uint32_t child = lexicon.child(trie, static_cast<uint8_t>(plain));
-    if (child != Trie::kNone) {
-      w *= lexicon[child].ratio;
-      trie = child;
-    } else {
-      if (!d_.open_) return false;
-      w *= lexicon[trie].inverse * d_.oov_enter_;
-      trie = kOov;
-    }
+  if (plain >= 0) {
+    if (!descend(static_cast<uint8_t>(plain), w, trie)) return false;
   } else {
     const Token& piece = d_.tokens_[token];
     if (piece.begins_word) {
@@ -108,18 +119,8 @@ ALWAYS_INLINE bool Session::lead(const Node& from, uint32_t n, uint32_t token, d
       }
       trie = Trie::kRoot;
     }
-    for (const char byte : piece.text) {
-      if (trie == kOov) break;
-      const uint32_t child = lexicon.child(trie, static_cast<uint8_t>(byte));
-      if (child != Trie::kNone) {
-        w *= lexicon[child].ratio;
-        trie = child;
-      } else {
-        if (!d_.open_) return false;
-        w *= lexicon[trie].inverse * d_.oov_enter_;
-        trie = kOov;
-      }
-    }
+    for (const char byte : piece.text)
+      if (!descend(static_cast<uint8_t>(byte), w, trie)) return false;
   }
   if (steps_.lm_over_tokens()) {
     if (w < cut) return false;
@@ -191,14 +192,7 @@ ALWAYS_INLINE void Session::search_body() {
   for (const uint32_t n : active_) {
     Node& node = nodes_[n];
     node.touched = time_;
-    const double total = node.pb + node.pnb;
-    if (node.trie == Trie::kRoot) {
-      node.next_pb = total * (node.token == kNil ? start_p_ : gap_p_);
-      node.next_pnb = 0;
-    } else {
-      node.next_pb = total * blank;
-      node.next_pnb = node.pnb * p_[node.token];
-    }
+    stay(node, blank, node.next_pb, node.next_pnb);
     best_ = std::max(best_, node.next_pb + node.next_pnb);
     next_.push_back(n);
   }
@@ -218,22 +212,7 @@ __attribute__((target("popcnt"))) void Session::search_popcnt() { search_body();
 #endif
 
 void Session::prune() {
-  if (d_.merges_texts_) {
-    merge_texts();
-  } else {
-    const double cut = best_ * d_.threshold_;
-    scored_.clear();
-    for (const uint32_t n : next_) {
-      Node& node = nodes_[n];
-      const double score = node.next_pb + node.next_pnb;
-      if (score < cut || score == 0) {
-        node.pb = node.pnb = 0;
-      } else {
-        scored_.push_back({score, n});
-      }
-    }
-  }
-  if (d_.use_recombination_) recombine();
+  select();
   const auto better = [](const Scored& a, const Scored& b) {
     return a.score != b.score ? a.score > b.score : a.node < b.node;
   };

@@ -675,7 +675,6 @@ class BeamSearchDecoderCTC:
                 beam_threshold=max(-beam_prune_logp, 1e-9),
                 token_min_logp=min(token_min_logp, 0.0),
                 strict_minimum=True,
-                unknown_at_once=math.inf,
                 n_best=n_best,
                 frame_shift_ms=1000.0,  # so that times are frames
                 **self._lm_arguments(start),

@@ -105,7 +105,7 @@ class BeamDecoder:
         recombine: bool = True,
         separator: str | None = None,
         threads: int | None = None,
-        unknown_at_once: float = 12.0,
+        unknown_at_once: float = math.inf,
         strict_minimum: bool = False,
     ) -> None:
         """Prepares the search.
@@ -142,7 +142,9 @@ class BeamDecoder:
             n-best lists.
         threads: for batches; by default the processors that this process may use.
         unknown_at_once: the most (natural logarithm) of an unknown word's cost that pruning sees
-            when the word leaves the lexicon; the rest is charged at its end.
+            when the word leaves the lexicon; the rest is charged at its end. By default all of it;
+            12 finds readings of higher Q among unknown words that cost more, more slowly, and
+            where the weights are not tuned with more errors (benchmarks/results/decoder.md).
         strict_minimum: whether token_min_logp holds for the blank and for repetitions, too, as in
             pyctcdecode: what a clear frame does not say is then not tried at any score.
 
