@@ -15,7 +15,7 @@ afterwards, exactly and alike for every text that came out:
 
 P_ctc sums all labellings of the text, however many separators they have, and their alignments,
 so Q tells how good the search was, and the processor time how dear. Times are processor seconds for
-all utterances on one thread, the median of the repetitions (a peer that takes over 5 s runs once).
+all utterances on one thread, the median of the repetitions (a peer that takes over 2 s runs once).
 --realtime, which needs the privilege, keeps other processes from disturbing the comparison of one
 thread with two, the only one by the wall clock.
 """
