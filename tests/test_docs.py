@@ -225,6 +225,11 @@ def test_links_lead_somewhere(page):
         assert path.exists() or path == ROOT / "docs" / generated, f"{page.name}: {target}"
 
 
+def test_pictures_are_small():
+    pictures = list((ROOT / "docs" / "assets").iterdir())
+    assert len(pictures) > 5 and all(p.stat().st_size <= 100_000 for p in pictures)
+
+
 def test_what_architecture_names_is_there():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:ctcspeech|csrc|tests|docs)/[\w./]*)`", text))
