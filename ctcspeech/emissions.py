@@ -179,6 +179,23 @@ class Emitter(ABC):
             "this model cannot hear a recording as it comes: it needs the whole of it"
         )
 
+    @property
+    def attention(self) -> Any:
+        """The model's attention decoder (`ctcspeech.decode.attention.AttentionHead`), None where it
+        has none."""
+        return None
+
+    def with_states(self) -> "Emitter":
+        """The same model for decoders that look at the encoder's states: rows (T', C + H), the
+        states beside the log-probabilities.
+
+        Raises CtcSpeechError where the model has no attention decoder.
+        """
+        raise CtcSpeechError(
+            "this model has no attention decoder: only a checkpoint that was trained with a "
+            "section [model.attention] has one; decode it by CTC"
+        )
+
     def emissions(self, samples: npt.NDArray[np.floating[Any]]) -> Emissions:
         """Those of one recording, computed whole."""
         (scores,) = self.compute([samples])

@@ -13,6 +13,7 @@ import typer
 from ctcspeech.extras import require
 
 if TYPE_CHECKING:
+    from ctcspeech.decode.beam import BeamDecoder
     from ctcspeech.decode.settings import DecoderSettings
     from ctcspeech.recognize.recognizer import Recognizer
     from ctcspeech.recognize.transcript import Decoder
@@ -31,6 +32,9 @@ class DecoderName(str, Enum):
     auto = "auto"
     greedy = "greedy"
     beam = "beam"
+    attention = "attention"
+    joint = "joint"
+    rescore = "rescore"
 
 
 class LmUnit(str, Enum):
@@ -50,7 +54,8 @@ DECODER = typer.Option(
     "--decoder",
     help="greedy: the likeliest label of each frame; beam: a search, with the language model if "
     "there is one; auto: beam where the model has settings for it (from ctcspeech tune) or an "
-    "option of the search is given.",
+    "option of the search is given. Of a model with an attention decoder also attention: by it "
+    "alone; joint: by it and CTC in one pass; rescore: the beam's hypotheses ranked by both.",
 )
 LM = typer.Option(
     None,
@@ -94,6 +99,32 @@ HOT_WORD = typer.Option(
     help="A word or phrase to favour, and by how much (natural logarithm, 5 if not given). May be "
     "repeated.",
 )
+CTC_WEIGHT = typer.Option(
+    None,
+    "--ctc-weight",
+    min=0.0,
+    max=1.0,
+    help="With joint and rescore: the weight of CTC's score, that of attention being the rest. "
+    "[default: 0.3 and 0.5]",
+    show_default=False,
+)
+LENGTH_NORMALIZATION = typer.Option(
+    None,
+    "--length-normalization",
+    min=0.0,
+    max=10.0,
+    help="With attention and joint: 0 ranks texts by their probability, 1 nearly by its mean over "
+    "the labels. [default: 0]",
+    show_default=False,
+)
+COVERAGE = typer.Option(
+    None,
+    "--coverage",
+    min=0.0,
+    max=1000.0,
+    help="With attention and joint: added for each frame that is attended to. [default: 0]",
+    show_default=False,
+)
 N_BEST = typer.Option(
     1, "--n-best", min=1, help="With --format jsonl: so many hypotheses of each passage."
 )
@@ -115,12 +146,21 @@ class DecodingOptions:
     n_best: int = 1
     neural_lm: Path | None = None
     neural_weight: float | None = None
+    ctc_weight: float | None = None
+    length_normalization: float | None = None
+    coverage: float | None = None
+
+    @property
+    def attends(self) -> bool:
+        """Whether the attention decoder is asked for."""
+        attending = (DecoderName.attention, DecoderName.joint, DecoderName.rescore)
+        return self.name in attending
 
     def given(self) -> list[str]:
         """The options of the search that were given, as the user wrote them."""
         names = [
             "lm", "lm_unit", "lm_weight", "word_score", "unk_score", "beam_size", "beam_threshold",
-            "neural_lm", "neural_weight",
+            "neural_lm", "neural_weight", "ctc_weight", "length_normalization", "coverage",
         ]  # fmt: skip
         found = [name for name in names if getattr(self, name) is not None]
         found += ["hot_word"] if self.hot_words else []
@@ -157,12 +197,19 @@ def load_recognizer(model: str, device: str, threads: int | None) -> "Recognizer
 def make_decoder(options: DecodingOptions, recognizer: "Recognizer") -> "Decoder":
     """The decoder of the options. Options that could have no effect are wrong usage."""
     given = options.given()
+    if options.attends:
+        return _attending(options, recognizer)
+    _without_effect(options, {"ctc_weight", "length_normalization", "coverage"})
     if options.name is DecoderName.greedy:
         if given:
             raise typer.BadParameter(f"{', '.join(given)} has no effect with --decoder greedy")
         return recognizer.greedy_decoder()
     if options.name is DecoderName.auto and not given and recognizer.settings is None:
         return recognizer.greedy_decoder()
+    return _beam(options, recognizer, options.n_best)
+
+
+def _beam(options: DecodingOptions, recognizer: "Recognizer", n_best: int) -> "BeamDecoder":
     settings = _settings(options, recognizer)
     hot_words = _hot_words(options.hot_words, recognizer)
     try:
@@ -170,11 +217,59 @@ def make_decoder(options: DecodingOptions, recognizer: "Recognizer") -> "Decoder
             recognizer.alphabet,
             recognizer.frame_shift_ms,
             hot_words=hot_words,
-            n_best=options.n_best,
+            n_best=n_best,
             threads=recognizer.threads,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+_RESCORED = 50  # hypotheses of the beam search that the attention decoder ranks anew
+_OF_CTC_SEARCH = {
+    "lm", "lm_unit", "lm_weight", "word_score", "unk_score", "beam_threshold", "neural_lm",
+    "neural_weight", "hot_words",
+}  # fmt: skip
+
+
+def _attending(options: DecodingOptions, recognizer: "Recognizer") -> "Decoder":
+    """The decoders that ask the model's attention decoder."""
+    from ctcspeech.decode.attention import AttentionRescorer, AttentionSearch
+
+    head = recognizer.emitter.attention
+    if head is None:
+        raise typer.BadParameter(
+            f"--decoder {options.name.value}: the model has no attention decoder; only a "
+            "checkpoint trained with a section [model.attention] has one"
+        )
+    if options.name is DecoderName.rescore:
+        _without_effect(options, {"length_normalization", "coverage"})
+        beam = _beam(options, recognizer, max(_RESCORED, options.n_best))
+        weight = 0.5 if options.ctc_weight is None else options.ctc_weight
+        return AttentionRescorer(beam, head, ctc_weight=weight, n_best=options.n_best)
+    _without_effect(options, _OF_CTC_SEARCH)
+    weight = 0.0
+    if options.name is DecoderName.joint:
+        weight = 0.3 if options.ctc_weight is None else options.ctc_weight
+    else:
+        _without_effect(options, {"ctc_weight"})
+    return AttentionSearch(
+        recognizer.alphabet,
+        recognizer.frame_shift_ms,
+        head,
+        ctc_weight=weight,
+        beam_size=options.beam_size or 10,
+        length_normalization=options.length_normalization or 0.0,
+        coverage=options.coverage or 0.0,
+        n_best=options.n_best,
+    )
+
+
+def _without_effect(options: DecodingOptions, names: set[str]) -> None:
+    """Options that would be given for nothing are wrong usage."""
+    for name in sorted(names):
+        if getattr(options, name) not in (None, []):
+            option = "--" + name.replace("hot_words", "hot_word").replace("_", "-")
+            raise typer.BadParameter(f"{option} has no effect with --decoder {options.name.value}")
 
 
 def _settings(options: DecodingOptions, recognizer: "Recognizer") -> "DecoderSettings":

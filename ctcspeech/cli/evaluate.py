@@ -42,6 +42,9 @@ def evaluate(
     neural_lm: Path | None = decoding.NEURAL_LM,
     neural_weight: float | None = decoding.NEURAL_WEIGHT,
     hot_word: list[str] | None = decoding.HOT_WORD,
+    ctc_weight: float | None = decoding.CTC_WEIGHT,
+    length_normalization: float | None = decoding.LENGTH_NORMALIZATION,
+    coverage: float | None = decoding.COVERAGE,
     worst: int = typer.Option(5, min=0, help="Show so many utterances with the most errors."),
     output: Path | None = typer.Option(
         None, "--output", "-o", help="Write each utterance with its errors as JSON lines."
@@ -68,6 +71,7 @@ def evaluate(
         ctcspeech evaluate runs/digits data/test.jsonl -o each.jsonl --summary wer.json
         ctcspeech evaluate runs/digits data/dev.jsonl --calibrate
         ctcspeech evaluate runs/english data/test.jsonl --lm lm.bin --lm-weight 0.7
+        ctcspeech evaluate runs/joint data/test.jsonl --decoder joint --ctc-weight 0.3
     """
     from ctcspeech import __version__
     from ctcspeech.data.manifest import read_manifest
@@ -77,6 +81,7 @@ def evaluate(
     options = DecodingOptions(
         decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
         hot_word or [], neural_lm=neural_lm, neural_weight=neural_weight,
+        ctc_weight=ctc_weight, length_normalization=length_normalization, coverage=coverage,
     )  # fmt: skip
     utterances = read_manifest(manifest)
     recognizer = load_recognizer(model, device, threads)

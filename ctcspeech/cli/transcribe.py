@@ -65,6 +65,9 @@ def transcribe(
     neural_lm: Path | None = decoding.NEURAL_LM,
     neural_weight: float | None = decoding.NEURAL_WEIGHT,
     hot_word: list[str] | None = decoding.HOT_WORD,
+    ctc_weight: float | None = decoding.CTC_WEIGHT,
+    length_normalization: float | None = decoding.LENGTH_NORMALIZATION,
+    coverage: float | None = decoding.COVERAGE,
     n_best: int = decoding.N_BEST,
     raw_rate: int | None = typer.Option(
         None, help="Sample rate of samples without a header, from - or .raw files."
@@ -101,6 +104,7 @@ def transcribe(
     options = DecodingOptions(
         decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
         hot_word or [], n_best, neural_lm=neural_lm, neural_weight=neural_weight,
+        ctc_weight=ctc_weight, length_normalization=length_normalization, coverage=coverage,
     )  # fmt: skip
 
     from ctcspeech.recognize.recordings import find_recordings

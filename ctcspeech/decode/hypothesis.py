@@ -40,6 +40,7 @@ class Hypothesis:
     ctc_score: float  # ln P_ctc(c | x)
     lm_score: float = 0.0  # ln P_lm(c), 0 without a language model
     words: list[Word] = field(default_factory=list)
+    attention_score: float | None = None  # ln P of an attention decoder, where one was asked
 
 
 def word_spans(alphabet: Alphabet, tokens: Sequence[int]) -> list[tuple[int, int]]:

@@ -248,7 +248,9 @@ def _config(checkpoint: Checkpoint, layout: str) -> str:
         "frame_shift_ms": checkpoint.frame_shift_ms,
         "labels": len(checkpoint.alphabet),
         "blank": checkpoint.alphabet.blank,
-        "model": checkpoint.model.config.model_dump(mode="json"),
+        "model": checkpoint.model.config.model_dump(
+            mode="json", exclude_none=True, exclude={"attention"}
+        ),
         "features": checkpoint.features.config.model_dump(mode="json"),
     }
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

@@ -94,7 +94,7 @@ def save_checkpoint(
         "format": FORMAT,
         "version": VERSION,
         "ctcspeech": __version__,
-        "model": model.config.model_dump(mode="json"),
+        "model": model.config.model_dump(mode="json", exclude_none=True),
         "features": features.config.model_dump(mode="json"),
         "info": checkpoint.info,
         "config": checkpoint.config,

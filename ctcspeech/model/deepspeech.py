@@ -19,6 +19,7 @@ from torch.nn.functional import hardtanh
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ctcspeech.errors import ConfigError
+from ctcspeech.model.attention import AttentionConfig, AttentionDecoder
 from ctcspeech.model.recurrent import RecurrentLayer
 
 __all__ = [
@@ -54,6 +55,9 @@ class DeepSpeech2Config(BaseModel):
 
     The lists have an entry for each convolution. "2d" convolves over time and frequency, "1d" over
     time with the frequencies as channels: far cheaper, and the right one for cepstra.
+
+    With `symbols` the features are not sounds but numbers of symbols, one a frame (num_features =
+    1), 0 <= number < symbols, which an embedding turns into vectors before a convolution "1d".
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -74,6 +78,15 @@ class DeepSpeech2Config(BaseModel):
     batch_norm: bool = True
     clip: float = Field(20.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
+    symbols: int | None = Field(None, ge=1, le=10_000_000)
+    embedding: Positive = 128  # of the symbols
+    attention: AttentionConfig | None = None  # a decoder beside the CTC output
+
+    @model_validator(mode="after")
+    def _symbols_are_a_sequence(self) -> "DeepSpeech2Config":
+        if self.symbols is not None and self.convolution != "1d":
+            raise ValueError(f'symbols need convolution = "1d", got "{self.convolution}"')
+        return self
 
     @model_validator(mode="after")
     def _one_entry_each(self) -> "DeepSpeech2Config":
@@ -103,7 +116,8 @@ class AcousticModel(nn.Module):
 
     subsampling: input frames for one frame of emissions. receptive_field: input frames that the
     layers before the first recurrent one join in a frame. lookahead: future input frames needed
-    for a frame of emissions, None when the whole utterance is.
+    for a frame of emissions, None when the whole utterance is. attention: the decoder that some
+    models have beside the CTC output.
     """
 
     config: DeepSpeech1Config | DeepSpeech2Config
@@ -113,6 +127,7 @@ class AcousticModel(nn.Module):
     receptive_field: int
     lookahead: int | None
     output: nn.Linear
+    attention: AttentionDecoder | None
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """features (N, T, F), of which lengths (N,) frames are true: emissions (N, T', C), lengths.
@@ -121,8 +136,19 @@ class AcousticModel(nn.Module):
         """
         check_input(features, lengths, self.num_features)
         hidden = self.encode(features, lengths)
+        return self._emissions(hidden), self.output_lengths(lengths)
+
+    def states(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The emissions, and what an attention decoder looks at: the states (N, T', H) of the last
+        layer but the output, 0 past an utterance's length; and the lengths."""
+        check_input(features, lengths, self.num_features)
+        hidden = self.encode(features, lengths)
+        states = pad_packed_sequence(hidden, batch_first=True)[0]
+        return self._emissions(hidden), states, self.output_lengths(lengths)
+
+    def _emissions(self, hidden: PackedSequence) -> Tensor:
         emissions = hidden._replace(data=self.output(hidden.data))
-        return pad_packed_sequence(emissions, batch_first=True)[0], self.output_lengths(lengths)
+        return pad_packed_sequence(emissions, batch_first=True)[0]
 
     def encode(self, features: Tensor, lengths: Tensor) -> PackedSequence:
         """All layers but the last: data (M, H), for the M true frames."""
@@ -146,6 +172,7 @@ class DeepSpeech1(AcousticModel):
         super().__init__()
         self.config: DeepSpeech1Config = config
         self.num_features, self.num_labels = num_features, num_labels
+        self.attention = None
         self.subsampling, self.lookahead = config.stride, None
         self.receptive_field = 2 * config.context + 1
         # A dense layer on a window of frames is a convolution.
@@ -190,6 +217,15 @@ class DeepSpeech2(AcousticModel):
         self.convolutions = nn.ModuleList()
         self.subsampling, self.receptive_field = 1, 1
         channels, height = (1, num_features) if config.convolution == "2d" else (num_features, 1)
+        self.symbols = None
+        if config.symbols is not None:
+            if num_features != 1:
+                raise ConfigError(
+                    f"model.symbols: the features must be one number a frame, got {num_features}; "
+                    "set features.num_features = 1, without deltas"
+                )
+            self.symbols = nn.Embedding(config.symbols, config.embedding)
+            channels = config.embedding
         for i, out_channels in enumerate(config.channels):
             width, stride = config.time_width[i], config.time_stride[i]
             frequency = (
@@ -229,8 +265,13 @@ class DeepSpeech2(AcousticModel):
         self.last_norm = nn.BatchNorm1d(size) if config.batch_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(size, num_labels)
+        self.attention = None
+        if config.attention is not None:  # last, so that the rest begins with the same weights
+            self.attention = AttentionDecoder(config.attention, size, num_labels)
 
     def encode(self, features: Tensor, lengths: Tensor) -> PackedSequence:
+        if self.symbols is not None:
+            features = self.symbols(symbol_numbers(features, self.symbols.num_embeddings))
         hidden = features[:, None] if self.config.convolution == "2d" else features.transpose(1, 2)
         for layer in self.convolutions:  # (N, C, F, T) or (N, C, T)
             hidden, lengths = layer(hidden, lengths)
@@ -318,7 +359,10 @@ def build_model(
     def make() -> AcousticModel:
         if isinstance(config, DeepSpeech1Config):
             return DeepSpeech1(config, num_features, num_labels)
-        return DeepSpeech2(config, num_features, num_labels)
+        try:
+            return DeepSpeech2(config, num_features, num_labels)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
 
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         needed = sum(p.numel() * p.element_size() for p in make().parameters())
@@ -367,6 +411,17 @@ def check_input(features: Tensor, lengths: Tensor, num_features: int) -> None:
     for i, length in enumerate(lengths.tolist()):
         if not 1 <= length <= features.shape[1]:
             raise ValueError(f"lengths[{i}] must be in 1..{features.shape[1]}, got {length}")
+
+
+def symbol_numbers(features: Tensor, count: int) -> Tensor:
+    """(N, T) whole numbers of features (N, T, 1). Raises ValueError for one that is no symbol's."""
+    numbers = features[:, :, 0].long()
+    if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
+        raise ValueError(
+            f"features must be numbers of symbols, 0 to {count - 1} (model.symbols), got "
+            f"{int(numbers.min())} to {int(numbers.max())}"
+        )
+    return numbers
 
 
 def frame_mask(lengths: Tensor, frames: int) -> Tensor:

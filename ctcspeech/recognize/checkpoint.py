@@ -8,6 +8,7 @@ import torch
 
 from ctcspeech.audio.features import FeatureExtractor
 from ctcspeech.emissions import Emitter
+from ctcspeech.model.attention import AttentionDecoder
 from ctcspeech.model.checkpoint import load_checkpoint
 from ctcspeech.model.deepspeech import AcousticModel
 from ctcspeech.text.alphabet import Alphabet
@@ -56,6 +57,11 @@ class CheckpointEmitter(Emitter):
         return float(self.sample_rate)
 
     @property
+    def width(self) -> int:
+        """Of a row of what `compute` gives."""
+        return len(self.alphabet)
+
+    @property
     def default_threads(self) -> int:
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
@@ -71,6 +77,20 @@ class CheckpointEmitter(Emitter):
         in_each(one_each)
         torch.set_num_threads(before)  # of the other threads of the program
 
+    @property
+    def attention(self) -> AttentionDecoder | None:
+        return self.model.attention
+
+    def with_states(self) -> Emitter:
+        if self.model.attention is None:
+            return super().with_states()  # which says why not
+        return _WithStates(self.model, self.features, self.alphabet, self.device)
+
+    def rows(self, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What is given out for each frame, (N, T', C), and the frames of each."""
+        logits, frames = self.model(features, frames)
+        return logits.float().log_softmax(-1), frames
+
     @torch.inference_mode()
     def compute(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         lengths = torch.tensor([len(item) for item in inputs])
@@ -78,12 +98,25 @@ class CheckpointEmitter(Emitter):
         for i, item in enumerate(inputs):
             padded[i, : len(item)] = torch.from_numpy(np.ascontiguousarray(item, np.float32))
         features, frames = self.features(padded.to(self.device), lengths.to(self.device))
-        results = [np.zeros((0, len(self.alphabet)), dtype=np.float32) for _ in inputs]
+        results = [np.zeros((0, self.width), dtype=np.float32) for _ in inputs]
         filled = torch.nonzero(frames > 0)[:, 0]
         if not len(filled):
             return results
-        logits, frames = self.model(features[filled], frames[filled])
-        log_probs = logits.float().log_softmax(-1).cpu().numpy()
-        for i, item, count in zip(filled.tolist(), log_probs, frames.tolist(), strict=True):
+        rows, frames = self.rows(features[filled], frames[filled])
+        for i, item, count in zip(
+            filled.tolist(), rows.cpu().numpy(), frames.tolist(), strict=True
+        ):
             results[i] = item[:count].copy()
         return results
+
+
+class _WithStates(CheckpointEmitter):
+    """Rows (T', C + H): log-probabilities with the encoder's states beside them."""
+
+    @property
+    def width(self) -> int:
+        return len(self.alphabet) + self.model.output.in_features
+
+    def rows(self, features: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits, states, frames = self.model.states(features, frames)
+        return torch.cat([logits.float().log_softmax(-1), states.float()], dim=2), frames

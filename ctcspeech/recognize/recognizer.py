@@ -53,6 +53,7 @@ class Recognizer:
         """
         self.emitter = emitter
         self.workers = Workers(emitter, threads, batch_seconds)
+        self._attending: Workers | None = None
         self.normalizer = normalizer
         self.calibrations = dict(calibrations or {})
         self.settings = settings
@@ -146,6 +147,13 @@ class Recognizer:
         """Emissions of whole recordings of any length: see `recognize.recording_emissions`."""
         return recording_emissions(self.workers, sources, max_seconds=max_seconds, advance=advance)
 
+    def attending(self) -> Workers:
+        """What computes the encoder's states beside the emissions: see `Emitter.with_states`."""
+        if self._attending is None:
+            emitter = self.emitter.with_states()
+            self._attending = Workers(emitter, self.workers.threads, self.workers.batch_seconds)
+        return self._attending
+
     # -- transcripts --------------------------------------------------------------------------
 
     def greedy_decoder(self) -> GreedyDecoder:
@@ -175,13 +183,17 @@ class Recognizer:
         """Transcribes recordings, in their order.
 
         Args:
-            decoder: `default_decoder()` unless given. The others: see `read_stretches`.
+            decoder: `default_decoder()` unless given; one that `attends` gets the encoder's states,
+                too. The others: see `read_stretches`.
+
+        Raises CtcSpeechError where the decoder attends and the model has no attention decoder.
 
         Yields a Transcript for each recording. One that cannot be read has its `error` set and no
         text; the others go on.
         """
         decoder = decoder or self.default_decoder()
-        portions = self.stretches(sources, max_seconds=max_seconds, advance=advance)
+        workers = self.attending() if getattr(decoder, "attends", False) else self.workers
+        portions = read_stretches(workers, sources, max_seconds=max_seconds, advance=advance)
         try:
             for portion in portions:
                 yield from self._decoded(portion, decoder)

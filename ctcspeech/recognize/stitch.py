@@ -28,19 +28,22 @@ class Stretch:
     emissions: np.ndarray  # (T, C)
 
 
-def join_emissions(before: np.ndarray, after: np.ndarray, overlap: int) -> np.ndarray:
+def join_emissions(
+    before: np.ndarray, after: np.ndarray, overlap: int, classes: int | None = None
+) -> np.ndarray:
     """One sequence of emissions from two of which the last and the first `overlap` frames coincide.
 
     before (T1, C) and after (T2, C) are logits or log-probabilities; the result is
     (T1 + T2 - overlap, C). The seam lies in the middle half of the overlap, where each side still
-    has some context.
+    has some context. classes: what stands beyond so many columns (the encoder's states, say) goes
+    along and has no say.
     """
     if not 0 <= overlap <= min(len(before), len(after)):
         raise ValueError(
             f"overlap must be at least 0 and at most the {min(len(before), len(after))} frames of "
             f"the shorter side, got {overlap}"
         )
-    seam = _seam(before[len(before) - overlap :], after[:overlap])
+    seam = _seam(before[len(before) - overlap :, :classes], after[:overlap, :classes])
     return np.concatenate([before[: len(before) - overlap + seam], after[seam:]])
 
 
@@ -81,19 +84,23 @@ class Stitcher:
         self._pending: np.ndarray | None = None
 
     def add(self, segment: Segment, emissions: np.ndarray) -> list[Stretch]:
-        """The next segment with its emissions (T, C), context included: what is complete now."""
+        """The next segment with its emissions (T, C), context included: what is complete now.
+
+        Columns beyond those of the alphabet's labels, the encoder's states, go along.
+        """
         first = segment.offset // self.frame_samples
         if self._pending is None:
             self._first, pending = first, emissions
         else:
             overlap = self._first + len(self._pending) - first
             overlap = min(max(overlap, 0), len(self._pending), len(emissions))
-            pending = join_emissions(self._pending, emissions, overlap)
+            pending = join_emissions(self._pending, emissions, overlap, len(self.alphabet))
         stretches = []
         context = -(-2 * segment.tail // self.frame_samples)  # frames that will overlap the next
         seconds = self.frame_samples / segment.sample_rate
         if segment.tail and len(pending) - context > self.max_frames:
-            place = word_end(pending[: len(pending) - context], self.alphabet)
+            scores = pending[: len(pending) - context, : len(self.alphabet)]
+            place = word_end(scores, self.alphabet)
             middle = self._first + place
             part = pending[:place]
             stretches.append(Stretch(self._first * seconds, middle * seconds, part))

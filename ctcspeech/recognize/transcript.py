@@ -15,7 +15,11 @@ __all__ = ["Decoder", "Passage", "Transcript", "decoder_kind", "moved"]
 
 
 class Decoder(Protocol):
-    """What turns emissions into text: GreedyDecoder, BeamDecoder, or one of your own."""
+    """What turns emissions into text: GreedyDecoder, BeamDecoder, or one of your own.
+
+    One with an attribute `attends` that is true (AttentionSearch, AttentionRescorer) is given rows
+    (T, C + H), the encoder's states beside the log-probabilities.
+    """
 
     def decode(self, emissions: list[np.ndarray]) -> list[list[Hypothesis]]:
         """For each (T, C) of log-probabilities its hypotheses, best first, at least one. Word
@@ -95,6 +99,7 @@ class Transcript:
                             "score": round(item.score, 4),
                             "ctc_score": round(item.ctc_score, 4),
                             "lm_score": round(item.lm_score, 4),
+                            **_attention_score(item),
                         }
                         for item in passage.hypotheses
                     ],
@@ -102,6 +107,11 @@ class Transcript:
                 for passage in self.passages
             ]
         return values
+
+
+def _attention_score(hypothesis: Hypothesis) -> dict[str, float]:
+    score = hypothesis.attention_score
+    return {} if score is None else {"attention_score": round(score, 4)}
 
 
 def moved(hypothesis: Hypothesis, seconds: float) -> Hypothesis:

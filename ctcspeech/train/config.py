@@ -107,6 +107,13 @@ class TrainConfig(BaseModel):
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # of the loss, see ctc_loss
     delay_penalty: float = Field(0.0, ge=-100, le=100)  # of the loss: above 0 labels come earlier
+    # With [model.attention]: the weight of CTC in the loss, that of the attention decoder being the
+    # rest (published: 0.2 to 0.5); 0 trains the attention decoder alone. Scheduled sampling: with
+    # this probability at the run's end, rising from 0, the decoder is given a label of its own in
+    # place of the reference's. Smoothing: the labels' of the attention decoder.
+    ctc_weight: float = Field(0.3, ge=0, lt=1)
+    scheduled_sampling: float = Field(0.0, ge=0, le=1)
+    attention_smoothing: float = Field(0.1, ge=0, lt=1)
     gradient_clip: float | None = Field(5.0, gt=0)  # Euclidean norm over all parameters
     # Weight of the consistency between two differently masked views of each utterance (CR-CTC;
     # published: 0.2, with wider time masks). A step then costs twice as much; 0 has one view. Tried
@@ -251,7 +258,9 @@ def nearest(name: str, location: list[str]) -> str | None:
     if architecture is not None:
         allowed = DeepSpeech1Config if architecture == "deepspeech1" else DeepSpeech2Config
         known = [
-            key for key in known if not key.startswith("model.") or key[6:] in allowed.model_fields
+            key
+            for key in known
+            if not key.startswith("model.") or key.split(".")[1] in allowed.model_fields
         ]
     section, _, last = name.rpartition(".")
     found = [key for key in known if key.rpartition(".")[2] == last]  # in the wrong section

@@ -21,10 +21,12 @@ from ctcspeech import cuda_built
 from ctcspeech.ctc.loss import ctc_loss, infeasible
 from ctcspeech.data.dataset import Batch
 from ctcspeech.errors import TrainingError
+from ctcspeech.model.attention import attention_loss
 from ctcspeech.model.deepspeech import AcousticModel
 from ctcspeech.train.config import RunConfig
 from ctcspeech.train.consistency import disagreement, two_views
 from ctcspeech.train.ema import MovingAverage
+from ctcspeech.train.joint import JointNetwork, ctc_share
 from ctcspeech.train.log import Profile, Sums
 from ctcspeech.train.optimizer import Schedule, build_optimizer
 from ctcspeech.train.prepare import Materials
@@ -56,10 +58,17 @@ class Learner:
         self.scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.precision == torch.float16
         )
-        self.network: Callable[..., tuple[Tensor, Tensor]] = self.model
+        self.ctc_share = ctc_share(config.train, self.model)
+        self.sampling = 0.0  # of the attention decoder, in this step
+        self.network: Callable[..., tuple[Tensor, ...]] = self.model
+        if self.model.attention is not None:
+            self.network = JointNetwork(self.model)
         if process.world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.network = torch.nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+            self.network = torch.nn.parallel.DistributedDataParallel(
+                self.network,  # type: ignore[arg-type]
+                device_ids=ids,
+            )
         self.ema = MovingAverage(self.model, self.config.ema) if self.config.ema else None
 
     @property
@@ -97,7 +106,9 @@ class Learner:
             moved = batch.to(self.device, non_blocking=True)
             features, lengths = self.features(moved.inputs, moved.input_lengths)
             frames = self.model.output_lengths(lengths).cpu()
-            bad = infeasible(batch.targets, frames, batch.target_lengths) | (frames < 1)
+            bad = frames < 1
+            if self.ctc_share:
+                bad |= infeasible(batch.targets, frames, batch.target_lengths)
         self.sums.utterances += len(batch)
         self.sums.seconds += batch.seconds
         self.audio_seconds += batch.seconds
@@ -141,6 +152,7 @@ class Learner:
         """Leaves the gradient of the mean loss over `labels` (those of all processes) in the
         parameters; returns the learning rate. share: of the run, done; number: of the step."""
         rate = self.schedule.apply(share)
+        self.sampling = self.config.scheduled_sampling * min(share, 1.0)
         torch.manual_seed(step_seed(self.config.seed, number, self.process.rank))
         self.optimizer.zero_grad(set_to_none=True)
         world = self.process.world_size
@@ -155,25 +167,15 @@ class Learner:
 
     def losses(self, item: Batch) -> Tensor:
         """The loss of each utterance. Raises StepError naming those where it is no number."""
-        config = self.config
-        with self.profile("forward", sampled=True), self.autocast():
-            emissions, lengths = self.network(item.inputs, item.input_lengths)
+        emissions, lengths, logits = self._forward(item)
         if not item.utterances:  # a stand-in, so that this process takes part in the step
-            return emissions.sum() * 0.0
+            return emissions.sum() * 0.0 + (0.0 if logits is None else logits.sum() * 0.0)
         with self.profile("loss", sampled=True):
-            # A build without CUDA kernels computes the loss on the CPU: the emissions travel there.
-            place = self.device if cuda_built() else torch.device("cpu")
-            losses = ctc_loss(
-                emissions.float().to(place),
-                item.targets.to(place),
-                lengths.to(place),
-                item.target_lengths.to(place),
-                self.alphabet.blank,
-                reduction="none",
-                batch_first=True,
-                label_smoothing=config.label_smoothing,
-                delay_penalty=config.delay_penalty,
-            )
+            losses = self._ctc(emissions, lengths, item)
+            if logits is not None:
+                losses = self.ctc_share * losses + (1 - self.ctc_share) * self._attention(
+                    logits, item
+                )
             values = losses.detach()
         wrong = (~values.isfinite()).nonzero()[:, 0].tolist()
         if wrong:
@@ -181,9 +183,48 @@ class Learner:
             raise StepError(f"the loss is no finite number for {', '.join(names)}")
         self.sums.loss += float(values.double().sum())
         self.sums.labels += int(item.target_lengths.sum())
-        losses = losses.to(self.device)
-        if config.consistency:
-            losses = losses + config.consistency * disagreement(emissions, lengths)
+        if self.config.consistency:
+            losses = losses + self.config.consistency * disagreement(emissions, lengths)
+        return losses
+
+    def _forward(self, item: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Emissions, their lengths, and the attention decoder's logits, where there is one."""
+        with self.profile("forward", sampled=True), self.autocast():
+            if self.model.attention is None:
+                emissions, lengths = self.network(item.inputs, item.input_lengths)
+                return emissions, lengths, None
+            targets = item.targets
+            if not item.utterances:
+                targets = item.input_lengths.new_zeros(len(item.inputs), 0)
+            emissions, lengths, logits = self.network(
+                item.inputs, item.input_lengths, targets, self.sampling
+            )
+            return emissions, lengths, logits
+
+    def _ctc(self, emissions: Tensor, lengths: Tensor, item: Batch) -> Tensor:
+        """(N,), on the training's device."""
+        if not self.ctc_share:  # the output layer takes part, but learns nothing
+            return emissions.sum(dim=(1, 2)).float() * 0.0
+        # A build without CUDA kernels computes the loss on the CPU: the emissions travel there.
+        place = self.device if cuda_built() else torch.device("cpu")
+        losses = ctc_loss(
+            emissions.float().to(place),
+            item.targets.to(place),
+            lengths.to(place),
+            item.target_lengths.to(place),
+            self.alphabet.blank,
+            reduction="none",
+            batch_first=True,
+            label_smoothing=self.config.label_smoothing,
+            delay_penalty=self.config.delay_penalty,
+        )
+        return losses.to(self.device)
+
+    def _attention(self, logits: Tensor, item: Batch) -> Tensor:
+        """(N,)."""
+        smoothing = self.config.attention_smoothing
+        losses = attention_loss(logits, item.targets, item.target_lengths, smoothing)
+        self.sums.attention_loss += float(losses.detach().double().sum())
         return losses
 
     def update(self, batches: Sequence[Batch]) -> float:

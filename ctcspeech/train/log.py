@@ -113,6 +113,7 @@ class Sums:
     """What is added up over an epoch, in one process."""
 
     loss: float = 0.0  # nats
+    attention_loss: float = 0.0  # nats, of the attention decoder, where there is one
     labels: int = 0
     utterances: int = 0
     seconds: float = 0.0  # of audio

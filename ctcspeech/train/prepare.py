@@ -21,6 +21,7 @@ from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
 from ctcspeech.model.deepspeech import AcousticModel, build_model
 from ctcspeech.text.alphabet import Alphabet
 from ctcspeech.train.config import DataConfig, RunConfig, differences
+from ctcspeech.train.joint import ctc_share
 
 __all__ = [
     "Manifests",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 Report = Callable[[str], None]
+HEAD = "attention."  # what the names of the attention decoder's weights begin with
 SHOWN = 5  # items of a list that are named
 LOOKED_AT = 5000  # utterances, evenly spread, by which the frame shift is judged
 
@@ -102,8 +104,12 @@ def prepare(
         )
 
     everything = dataset(manifests.train)
-    kept = keep_trainable(manifests.train, everything, features.config, data, model, report)
-    report_coarse_frames(dataset(kept), features.config, model, report)
+    aligned = ctc_share(config.train, model) > 0
+    kept = keep_trainable(
+        manifests.train, everything, features.config, data, model, report, aligned
+    )
+    if aligned:
+        report_coarse_frames(dataset(kept), features.config, model, report)
     augmenter = Augmenter(config.augment, features.config.sample_rate)
     validation = dataset(manifests.validation)
     return Materials(alphabet, features, model, dataset(kept), validation, augmenter)
@@ -111,22 +117,32 @@ def prepare(
 
 def initial_checkpoint(config: RunConfig, path: Path) -> Checkpoint:
     """The checkpoint to fine-tune. Sections that the configuration gives must agree with it, but
-    for dropout, which holds no weights."""
+    for dropout, which holds no weights, and the attention decoder: one that the checkpoint does not
+    have begins untrained, one that the configuration does not have is left out."""
     checkpoint = load_checkpoint(path)
     model, given = checkpoint.model, config.model_fields_set
     for section, own, its in (
         ("model", config.model, model.config),
         ("features", config.features, checkpoint.features.config),
     ):
-        keys = sorted(set(differences(own, its)) - {"dropout"})
+        keys = sorted(set(differences(own, its)) - {"dropout", "attention", "attention.dropout"})
         if section in given and keys:
             raise ConfigError(
                 f"train.init_from: {path} was trained with another [{section}] ({keys}); leave "
                 "the section out to take the checkpoint's"
             )
     if "model" in given:
-        checkpoint.model = build_model(config.model, model.num_features, model.num_labels)
-        checkpoint.model.load_state_dict(model.state_dict())
+        torch.manual_seed(config.train.seed)
+        new = build_model(config.model, model.num_features, model.num_labels)
+        kept = {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if new.attention is not None or not name.startswith(HEAD)
+        }
+        found = new.load_state_dict(kept, strict=False)
+        assert all(name.startswith(HEAD) for name in found.missing_keys)
+        assert not found.unexpected_keys
+        checkpoint.model = new
     return checkpoint
 
 
@@ -141,6 +157,8 @@ def adapt_output(model: AcousticModel, old: Alphabet, new: Alphabet) -> None:
     with torch.no_grad():
         model.output.weight[to] = before.weight[of]
         model.output.bias[to] = before.bias[of]
+    if model.attention is not None:
+        model.attention.replace_labels(len(new), to, of)
 
 
 def read_manifests(
@@ -198,11 +216,13 @@ def keep_trainable(
     config: DataConfig,
     model: AcousticModel,
     report: Report,
+    aligned: bool = True,
 ) -> IndexedManifest:
     """The utterances without those that cannot be trained on, which are reported.
 
     Left out are those shorter than `min_seconds`, longer than `max_seconds`, of unknown duration,
-    with characters outside the alphabet, or with fewer frames than their labels need.
+    with characters outside the alphabet, or with fewer frames than their labels need (one, unless
+    the training is `aligned`, by CTC).
     """
     durations = manifest.durations
     keep = (durations >= config.min_seconds) & (durations <= config.max_seconds)
@@ -211,7 +231,8 @@ def keep_trainable(
     outputs = model.output_lengths(torch.from_numpy(frames)).numpy()
     # A text has no more labels than bytes, and between two there is one blank at most. Only where
     # that may be too much, or some text has an unknown character, are labels looked at.
-    sure = keep & (outputs >= np.maximum(1, 2 * manifest.text_bytes))
+    needed = 2 * manifest.text_bytes if aligned else np.zeros_like(manifest.text_bytes)
+    sure = keep & (outputs >= np.maximum(1, needed))
     if dataset.alphabet.missing("".join(sorted(manifest.characters))):
         sure[:] = False
     if config.normalizer is not None:
@@ -219,7 +240,7 @@ def keep_trainable(
     reasons: dict[str, list[str]] = {}
     for index in np.flatnonzero(~sure).tolist():
         utterance = manifest[index]
-        reason = untrainable(utterance, dataset, config, int(outputs[index]))
+        reason = untrainable(utterance, dataset, config, int(outputs[index]), aligned)
         keep[index] = reason is None
         if reason is not None:
             kind, detail = reason
@@ -258,8 +279,10 @@ def untrainable(
     dataset: SpeechDataset,
     config: DataConfig,
     outputs: int,
+    aligned: bool = True,
 ) -> tuple[str, str] | None:
-    """(kind of reason, detail), or None. outputs: frames of emissions, by the duration."""
+    """(kind of reason, detail), or None. outputs: frames of emissions, by the duration. aligned:
+    whether the labels must fit into them."""
     duration = utterance.duration
     if not (math.isfinite(duration) and duration > 0):
         return "no duration in the manifest", f"{duration} s"
@@ -270,7 +293,8 @@ def untrainable(
         targets = dataset.encode(utterance)
     except AlphabetError as error:
         return "characters outside the alphabet", str(error)
-    if outputs < 1 or bool(infeasible(targets[None], torch.tensor([outputs]), [len(targets)])[0]):
+    frames = torch.tensor([outputs])
+    if outputs < 1 or (aligned and bool(infeasible(targets[None], frames, [len(targets)])[0])):
         return (
             "text too long for the recording",
             f"{len(targets)} labels (and a blank between equal ones) in {outputs} frames of "

@@ -32,6 +32,7 @@ class EpochEnd:
     skipped: int
     learning_rate: float
     validation: dict[str, float]  # empty where there was none
+    attention_loss: float | None = None  # of the attention decoder, where there is one
 
 
 class Reports:
@@ -99,6 +100,7 @@ class Reports:
                 ended.step,
                 epoch=ended.epoch + 1,
                 loss=ended.loss,
+                attention_loss=ended.attention_loss,
                 **{f"validation_{name}": value for name, value in ended.validation.items()},
                 utterances=ended.utterances,
                 audio_hours=ended.seconds / 3600,

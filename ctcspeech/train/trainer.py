@@ -350,7 +350,9 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Validates, reports, keeps the best, and writes the checkpoint to resume from."""
         config, sums = self.config.train, self.learner.sums
-        totals = self.process.sum(sums.loss, sums.labels, sums.utterances, sums.seconds)
+        totals = self.process.sum(
+            sums.loss, sums.labels, sums.utterances, sums.seconds, sums.attention_loss
+        )
         skipped = int(self.process.sum(sums.skipped)[0])
         loss = totals[0] / max(1.0, totals[1])
         over = self._share_done(self.process.share(self.elapsed)) >= 1
@@ -370,6 +372,7 @@ class Trainer:
             skipped,
             self.learner.optimizer.param_groups[0]["lr"],
             numbers,
+            totals[4] / max(1.0, totals[1]) if self.model.attention is not None else None,
         )
         self.reports.epoch(ended, self.elapsed, self._share_done(self.elapsed))
         self.epoch, self.position, self.learner.sums = self.epoch + 1, 0, Sums()
@@ -396,6 +399,7 @@ class Trainer:
             part=slice(process.rank, None, process.world_size),
             autocast=self.learner.autocast,
             stopped=lambda: self.stop.came,
+            ctc_share=self.learner.ctc_share,
         )
         self.reports.unscored(result)
         words, characters = result.words, result.characters

@@ -10,6 +10,7 @@ import torch
 from ctcspeech.ctc.loss import ctc_loss
 from ctcspeech.data.batches import DurationBatchSampler
 from ctcspeech.data.dataset import Batch, SpeechDataset, collate
+from ctcspeech.model.attention import attention_loss
 from ctcspeech.model.checkpoint import Checkpoint
 from ctcspeech.text.error_rates import ErrorCounts, character_errors, word_errors
 
@@ -18,7 +19,9 @@ __all__ = ["Validation", "validate"]
 
 @dataclass
 class Validation:
-    """Loss and errors of greedy decoding. `failures`: utterances that could not be scored."""
+    """Loss (that of training, without smoothing) and errors of greedy decoding: of CTC's, or of the
+    attention decoder's where nothing else was trained. `failures`: utterances that could not be
+    scored."""
 
     loss: float = 0.0  # summed, nats
     labels: int = 0  # over which `loss` was summed
@@ -43,8 +46,10 @@ def validate(
     part: slice = slice(None),
     autocast: Callable[[], AbstractContextManager[Any]],
     stopped: Callable[[], bool] = lambda: False,
+    ctc_share: float = 1.0,
 ) -> Validation:
-    """Scores the model on the batches `part` of a dataset; early when `stopped()`."""
+    """Scores the model on the batches `part` of a dataset; early when `stopped()`. ctc_share: of
+    the loss, the rest being the attention decoder's."""
     sampler = DurationBatchSampler(dataset.durations, batch_seconds, shuffle=False)
     loader = torch.utils.data.DataLoader(
         dataset, batch_sampler=sampler.batches(0)[part], collate_fn=collate
@@ -56,7 +61,7 @@ def validate(
             break
         result.failures += [f"{f.utterance.path}: {f.reason}" for f in batch.failures]
         if len(batch):
-            score(checkpoint, dataset, batch, autocast, result)
+            score(checkpoint, dataset, batch, autocast, result, ctc_share)
     return result
 
 
@@ -67,6 +72,7 @@ def score(
     batch: Batch,
     autocast: Callable[[], AbstractContextManager[Any]],
     result: Validation,
+    ctc_share: float = 1.0,
 ) -> None:
     """Adds a batch to the result. An utterance without a frame is recognised as nothing."""
     alphabet = checkpoint.alphabet
@@ -75,24 +81,38 @@ def score(
     heard = (lengths > 0).nonzero()[:, 0].tolist()
     hypotheses = [""] * len(batch)
     if heard:
+        targets, target_lengths = batch.targets[heard], batch.target_lengths[heard]
+        losses = torch.zeros(len(heard))
+        texts: list[list[int]] = []
         with autocast():
-            emissions, lengths = checkpoint.model(features[heard], lengths[heard])
-        emissions, lengths = emissions.float().cpu(), lengths.cpu()
-        losses = ctc_loss(
-            emissions,
-            batch.targets[heard],
-            lengths,
-            batch.target_lengths[heard],
-            alphabet.blank,
-            reduction="none",
-            batch_first=True,
-        )
+            emissions, states, lengths = checkpoint.model.states(features[heard], lengths[heard])
+        if ctc_share:
+            emissions, frames = emissions.float().cpu(), lengths.cpu()
+            losses = ctc_share * ctc_loss(
+                emissions,
+                targets,
+                frames,
+                target_lengths,
+                alphabet.blank,
+                reduction="none",
+                batch_first=True,
+            )
+            paths = emissions.argmax(-1).tolist()
+            texts = [alphabet.collapse(p[:n]) for p, n in zip(paths, frames.tolist(), strict=True)]
+        decoder = checkpoint.model.attention
+        if decoder is not None and ctc_share < 1:
+            states = states.float()
+            logits, _ = decoder(states, lengths, targets.to(device))
+            if not ctc_share:
+                longest = 2 * int(lengths.max()) + 10
+                texts = decoder.greedy(states, lengths, longest, alphabet.blank)
+            more = attention_loss(logits, targets.to(device), target_lengths).cpu()
+            losses = losses + (1 - ctc_share) * more
         finite = losses.isfinite()
         result.loss += float(losses[finite].double().sum())
-        result.labels += int(batch.target_lengths[heard][finite].sum())
-        paths = emissions.argmax(-1)
-        for i, path, length in zip(heard, paths.tolist(), lengths.tolist(), strict=True):
-            hypotheses[i] = alphabet.decode(alphabet.collapse(path[:length]))
+        result.labels += int(target_lengths[finite].sum())
+        for i, labels in zip(heard, texts, strict=True):
+            hypotheses[i] = alphabet.decode(labels)
     for utterance, hypothesis in zip(batch.utterances, hypotheses, strict=True):
         text = utterance.text
         reference = text if dataset.normalizer is None else dataset.normalizer(text)
