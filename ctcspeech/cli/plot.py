@@ -10,7 +10,12 @@ from ctcspeech.cli.decoder_options import load_recognizer
 from ctcspeech.files import atomic_write
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+
+    from ctcspeech.decode.hypothesis import Word
+    from ctcspeech.evaluate.plot import AttentionMap
+    from ctcspeech.recognize.recognizer import Recognizer
 
 __all__ = ["plot"]
 
@@ -43,7 +48,8 @@ def plot(
 
     Of a recording: waveform, log spectrogram, the probability of each label over time, and the
     words with their boundaries, as recognised or, with a text, as aligned; with a text also its
-    trellis: the probability of each state of the text at each frame, and the best path.
+    trellis: the probability of each state of the text at each frame, and the best path. Of a model
+    with an attention decoder also where it looks for each label, of the text or its own.
 
     \b
         ctcspeech plot call.wav --model runs/digits -o call.png
@@ -147,6 +153,35 @@ def _recording(
         words = hypothesis.words
     rate = None if recognizer.emitter.num_features is None else recognizer.sample_rate
     samples, rate = audio.load(path, rate, start, stop - start)
+    weights = _attention(recognizer, samples, start, words if text is not None else None)
     return plot_recording(
-        samples, rate, emissions, words, offset=start, trellis=states, title=path.name
-    )
+        samples, rate, emissions, words, offset=start, trellis=states, attention=weights,
+        title=path.name,
+    )  # fmt: skip
+
+
+_LONGEST_ATTENDED = 60.0  # seconds that an attention decoder is shown at once
+
+
+def _attention(
+    recognizer: "Recognizer", samples: "np.ndarray", start: float, words: "list[Word] | None"
+) -> "AttentionMap | None":
+    """Of the part that is drawn, which the decoder hears as if it were all; words: those of the
+    given text."""
+    from ctcspeech.evaluate.plot_attention import attention_map
+
+    if recognizer.emitter.attention is None or recognizer.emitter.num_features is not None:
+        return None
+    seconds = len(samples) / recognizer.sample_rate
+    if seconds > _LONGEST_ATTENDED:
+        typer.echo(
+            f"ctcspeech: without the attention: {seconds:.0f} s are too much at once, choose at "
+            f"most {_LONGEST_ATTENDED:g} with --from and --to",
+            err=True,
+        )
+        return None
+    text = None
+    if words is not None:
+        shown = [w.text for w in words if w.end > start and w.start < start + seconds]
+        text = " ".join(shown)
+    return attention_map(recognizer.emitter, samples, text, start)

@@ -218,7 +218,8 @@ class AttentionSearch:
         width = min(self.candidates, classes - 2)  # neither the blank nor the end
         labels = np.argsort(-following, axis=1, kind="stable")[:, :width].astype(np.int64)
         attention = beam.attention[:, None] + np.take_along_axis(following, labels, axis=1)
-        scores, ctc = attention, None
+        scores: Floats = attention
+        ctc: PrefixState | None = None
         if prefixes is not None and beam.ctc is not None:
             ctc_scores, ctc = prefixes.extend(beam.ctc, labels)
             scores = self._mixed(attention, ctc_scores)

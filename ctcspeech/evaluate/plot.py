@@ -27,7 +27,7 @@ from ctcspeech.decode.hypothesis import Word
 from ctcspeech.emissions import Emissions
 from ctcspeech.errors import TrainingError
 
-__all__ = ["Trellis", "plot_recording", "plot_training", "trellis"]
+__all__ = ["AttentionMap", "Trellis", "plot_recording", "plot_training", "trellis"]
 
 _COLUMNS = 3000  # of a panel, at most
 _MOST_LABELS = 48  # rows of the emissions; where there are more labels, the most probable
@@ -43,6 +43,15 @@ class Trellis:
     occupation: np.ndarray  # (T, S) probability of each state at each frame, S = 2 L + 1
     path: np.ndarray  # (T,) state of the best path
     names: list[str]  # (S,) of the states, the blank's "∅"
+    times: tuple[float, float]  # seconds: start of the first frame, end of the last
+
+
+@dataclass
+class AttentionMap:
+    """Where an attention decoder looked for each label of a text and for its end."""
+
+    weights: np.ndarray  # (L + 1, T)
+    names: list[str]  # (L + 1,) of the labels, the end's "⏎"
     times: tuple[float, float]  # seconds: start of the first frame, end of the last
 
 
@@ -89,6 +98,7 @@ def plot_recording(
     *,
     offset: float = 0.0,
     trellis: Trellis | None = None,
+    attention: AttentionMap | None = None,
     title: str = "",
 ) -> Figure:
     """Waveform, log spectrogram, emissions over the alphabet, and words with their boundaries.
@@ -96,7 +106,7 @@ def plot_recording(
     Args:
         samples: (S,) the part of the recording that is shown; it begins `offset` seconds from the
             recording's start, from where the times of emissions and words count.
-        trellis: drawn in a panel of its own.
+        trellis, attention: drawn each in a panel of its own.
 
     Raises ValueError if there are no samples.
     """
@@ -107,6 +117,8 @@ def plot_recording(
     heights = [1.0, 2.0, max(1.5, 0.17 * len(rows))]  # inches
     if trellis is not None:
         heights.append(min(max(2.0, 0.12 * len(trellis.names)), 12.0))
+    if attention is not None:
+        heights.append(min(max(2.0, 0.17 * len(attention.names)), 12.0))
     width = min(max(9.0, 1.8 * (end - offset)), 24.0)
     figure = Figure(figsize=(width, sum(heights) + 1.2), dpi=110, layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
@@ -115,6 +127,8 @@ def plot_recording(
     _emissions(panels[2], emissions, rows, (offset, end), heights[2])
     if trellis is not None:
         _trellis(panels[3], trellis, heights[3])
+    if attention is not None:
+        draw_attention(panels[-1], attention, heights[-1])
     shown = [word for word in words if word.end > offset and word.start < end]
     _words(panels, shown, offset, end, width)
     panels[-1].set_xlabel("time (s)")
@@ -215,6 +229,14 @@ def _trellis(panel: Axes, trellis: Trellis, inches: float) -> None:
     _name_rows(panel, trellis.names, inches, first=1)  # the blanks between need no name
     panel.set_ylabel("state (occupation)")
     panel.legend(loc="upper right", fontsize="small", framealpha=0.9)
+
+
+def draw_attention(panel: Axes, attention: AttentionMap, inches: float) -> None:
+    """The weights, a row a label from above, in a panel so high."""
+    _heat_map(panel, _fewer(attention.weights, axis=1), attention.times, "Purples")
+    panel.invert_yaxis()
+    _name_rows(panel, [_shown(name) for name in attention.names], inches)
+    panel.set_ylabel("label (attention)")
 
 
 def _heat_map(panel: Axes, values: np.ndarray, times: tuple[float, float], colors: str) -> None:

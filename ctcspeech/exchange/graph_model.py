@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from ctcspeech.errors import ModelError
 from ctcspeech.exchange.graph import Graph
 from ctcspeech.model.deepspeech import AcousticModel, ConvolutionLayer, DeepSpeech1, DeepSpeech2
 from ctcspeech.model.recurrent import RecurrentLayer
@@ -81,6 +82,8 @@ def _deepspeech1(
 def _deepspeech2(
     graph: Graph, model: DeepSpeech2, features: str, lengths: str
 ) -> tuple[str, str, Affine]:
+    if model.symbols is not None:
+        raise ModelError("a model of symbols (model.symbols) cannot be exported: it hears no sound")
     planes = model.config.convolution == "2d"
     hidden = graph.op("Transpose", features, perm=[0, 2, 1])
     if planes:

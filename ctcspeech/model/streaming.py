@@ -34,7 +34,9 @@ UNKNOWN_LENGTH = 1 << 40  # frames; of a stream that has not ended
 
 def streams_by_state(model: AcousticModel) -> bool:
     """Whether `StreamingModel` takes this model: else it has to hear the whole utterance."""
-    return isinstance(model, DeepSpeech2) and not model.config.bidirectional
+    if not isinstance(model, DeepSpeech2) or model.symbols is not None:
+        return False
+    return not model.config.bidirectional
 
 
 class Late(NamedTuple):
