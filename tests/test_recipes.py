@@ -107,10 +107,10 @@ def test_every_variant_of_the_digits_recipe_is_a_voice_of_its_own(recipe):
 
 def test_a_spoken_string_is_as_long_as_its_digits_and_follows_from_its_seed(recipe):
     synthesize = recipe("digits", "synthesize")
-    espeak = recipe("digits", "espeak").Espeak()
+    speaker = synthesize.Speaker()
     seen = Counter()
     for seed in range(40):
-        spoken = synthesize.speak(espeak, np.random.default_rng(seed))
+        spoken = synthesize.speak(speaker, np.random.default_rng(seed))
         seconds = len(spoken.samples) / 8000
         assert 0.1 * len(spoken.digits) < seconds < 1.7 * len(spoken.digits) + 1
         assert spoken.text.split() == [synthesize.DIGITS[digit] for digit in spoken.digits]
@@ -118,11 +118,32 @@ def test_a_spoken_string_is_as_long_as_its_digits_and_follows_from_its_seed(reci
         assert np.abs(spoken.samples).max() <= 1
         seen[len(spoken.digits)] += 1
     assert set(seen) == {1, 2, 3, 4, 5, 6, 7}
-    again = synthesize.speak(espeak, np.random.default_rng(39))
+    again = synthesize.speak(speaker, np.random.default_rng(39))
     assert (again.text, again.speaker) == (spoken.text, spoken.speaker)
     assert len(again.samples) == pytest.approx(len(spoken.samples), rel=0.02)
-    tested = synthesize.speak(espeak, np.random.default_rng(1), test=True)
+    tested = synthesize.speak(speaker, np.random.default_rng(1), test=True)
     assert tested.speaker.partition("+")[2] in synthesize.TEST_VARIANTS
+
+
+def test_flite_where_it_is_installed_speaks_half_of_training_and_none_of_the_test(recipe):
+    synthesize = recipe("digits", "synthesize")
+    asked = []
+
+    class Reader:
+        def say(self, text, *, voice, stretch):
+            asked.append((text, voice))
+            return np.sin(np.arange(round(16000 * 0.4 * stretch), dtype=np.float32)), 16000
+
+    speaker = synthesize.Speaker(["slt", "rms"])
+    speaker.flite = Reader()
+    spoken = [synthesize.speak(speaker, np.random.default_rng(seed)) for seed in range(60)]
+    by_flite = [each for each in spoken if each.speaker.startswith("flite:")]
+    assert 15 < len(by_flite) < 45
+    assert {voice for _, voice in asked} == {"slt", "rms"}
+    words = {word for text, _ in asked for word in text.replace(",", "").split()}
+    assert words == set(synthesize.DIGITS)  # English spelling, whatever the accent drawn
+    tested = [synthesize.speak(speaker, np.random.default_rng(s), test=True) for s in range(10)]
+    assert not any(each.speaker.startswith("flite:") for each in tested)
 
 
 def test_noises_and_rooms(recipe, tmp_path):

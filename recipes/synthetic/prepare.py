@@ -32,7 +32,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from flite import Flite
 from voices import Voice, held_out, voices_of
 
 from ctcspeech.data.augment import AugmentConfig, Augmenter
@@ -45,6 +44,7 @@ from ctcspeech.text.normalize import Normalizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from acoustics import write_noises, write_rooms  # noqa: E402
 from espeak import Espeak  # noqa: E402
+from flite import Flite  # noqa: E402
 
 SAMPLE_RATE = 16000
 SECONDS_A_LETTER = 0.075  # of speech, for how many utterances make the hours

@@ -15,12 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-FLITE_VOICES = {
-    "slt": "cmu_us_slt",
-    "rms": "cmu_us_rms",
-    "awb": "cmu_us_awb",
-    "kal16": "cmu_us_kal16",
-}
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from flite import FLITE_VOICES, flite_library  # noqa: E402
+
 FESTIVAL_VOICES = Path("/usr/share/festival/voices")
 # festival's folders of voices, by the first part of a language's code
 FESTIVAL_FOLDERS = {
@@ -89,15 +86,6 @@ def codes(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     words = (line.split() for line in lines)
     return [word[1].lower() for word in words if word[:1] == ["language"] and len(word) > 1]
-
-
-def flite_library(name: str) -> str | None:
-    """The shared library of a flite voice, or None where it is not installed."""
-    for folder in ("/usr/lib", "/usr/local/lib"):
-        found = sorted(Path(folder).glob(f"**/libflite_{FLITE_VOICES[name]}.so*"))
-        if found:
-            return str(found[0])
-    return None
 
 
 def held_out(voices: Sequence[Voice], share: float = 0.1) -> set[str]:

@@ -9,7 +9,22 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-from voices import FLITE_VOICES, flite_library
+
+FLITE_VOICES = {
+    "slt": "cmu_us_slt",
+    "rms": "cmu_us_rms",
+    "awb": "cmu_us_awb",
+    "kal16": "cmu_us_kal16",
+}
+
+
+def flite_library(name: str) -> str | None:
+    """The shared library of a flite voice, or None where it is not installed."""
+    for folder in ("/usr/lib", "/usr/local/lib"):
+        found = sorted(Path(folder).glob(f"**/libflite_{FLITE_VOICES[name]}.so*"))
+        if found:
+            return str(found[0])
+    return None
 
 
 class _Wave(ctypes.Structure):  # cst_wave of flite 2
