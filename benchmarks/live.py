@@ -5,6 +5,10 @@ the second of audio that had come. The streaming model goes by its state, the of
 of several sizes; both on whole recordings, too. Delay of a word: from its end, which `align_text`
 tells by the offline model, until the result that has it and all words before it as in the end, for
 recordings without an error. Results go to benchmarks/results/live.md (--write).
+
+With --joined MINUTES: so much of the manifest's recordings in one stream, pauses of 0.1 to 3 s
+between them, in random chunks. Its finals, joined, beside the text of the whole decoded at once,
+which has seen no endpoint: no word may be lost or doubled.
 """
 
 import argparse
@@ -25,7 +29,7 @@ from ctcspeech.recognize.recognizer import Recognizer
 from ctcspeech.text.error_rates import word_errors
 
 RESULTS = Path(__file__).parent / "results" / "live.md"
-CHUNK, SILENCE = 0.02, 2.0
+CHUNK = 0.02
 WINDOWS = [Windows(), Windows(2.0, 0.3, 0.4), Windows(1.0, 0.2, 0.2)]
 
 
@@ -33,23 +37,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--streaming", required=True)
-    parser.add_argument("--offline", required=True)
+    parser.add_argument("--offline", help="the bidirectional model beside it")
     parser.add_argument("--count", type=int, default=25)
     parser.add_argument("--lm", type=Path)
+    parser.add_argument("--silence", type=float, default=2.0, help="that ends an utterance")
+    parser.add_argument("--joined", type=float, metavar="MINUTES")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    if arguments.joined:
+        print(joined(arguments))
+        return
     utterances = read_manifest(arguments.manifest)[: arguments.count]
     offline = Recognizer.load(arguments.offline, threads=1)
     ends = [word_ends(offline, utterance) for utterance in utterances]
     streaming = Recognizer.load(arguments.streaming, threads=1)
     rows = [whole(offline, utterances, arguments.lm, "bidirectional, whole recordings")]
     rows.append(whole(streaming, utterances, arguments.lm, "forward only, whole recordings"))
-    rows.append(live(streaming, None, utterances, ends, arguments.lm, "forward only, by its state"))
+    rows.append(
+        live(
+            streaming,
+            None,
+            utterances,
+            ends,
+            arguments.lm,
+            arguments.silence,
+            "forward only, by its state",
+        )
+    )
     for windows in WINDOWS:
         name = (
             f"bidirectional, windows {windows.before:g} + {windows.chunk:g} + {windows.after:g} s"
         )
-        rows.append(live(offline, windows, utterances, ends, arguments.lm, name))
+        rows.append(live(offline, windows, utterances, ends, arguments.lm, arguments.silence, name))
     lines = [
         f"    {' '.join(['python benchmarks/live.py', *sys.argv[1:]]).replace(' --write', '')}",
         "",
@@ -64,6 +83,41 @@ def main() -> None:
     print("\n".join(lines))
     if arguments.write:
         RESULTS.write_text("# Live recognition: accuracy and delay\n\n" + "\n".join(lines) + "\n")
+
+
+def joined(arguments) -> str:
+    """A long stream beside the same samples decoded whole."""
+    recognizer, random = Recognizer.load(arguments.streaming, threads=1), np.random.default_rng(0)
+    rate, utterances = recognizer.sample_rate, read_manifest(arguments.manifest)
+    parts, said, length = [], [], 0
+    while length < 60 * arguments.joined * rate:
+        utterance = utterances[int(random.integers(len(utterances)))]
+        pause = int(random.choice([0.1, 0.3, 0.6, 1.0, 3.0]) * rate)
+        parts += [load(utterance.path, rate)[0], 1e-4 * random.standard_normal(pause)]
+        said.append(utterance.text)
+        length += len(parts[-2]) + pause
+    samples = np.concatenate(parts).astype(np.float32)
+    decoder = decoder_of(recognizer, arguments.lm)
+    whole = decoder.decode(recognizer.emitter.compute([samples]))[0][0].text
+    rules = Endpointing(2.4, arguments.silence)
+    stream = StreamingRecognizer.of(recognizer, decoder=decoder, endpointing=rules).stream()
+    finals, used = [], time.process_time()
+    while len(samples):
+        size = int(random.integers(1, rate))
+        finals += [result for result in stream.accept(samples[:size]) if result.final]
+        samples = samples[size:]
+    finals += [result for result in stream.finish() if result.final]
+    used = time.process_time() - used
+    text = " ".join(result.text for result in finals)
+    differing = word_errors(whole, text)
+    wer = [word_errors(" ".join(said), item) for item in (whole, text)]
+    return (
+        f"{length / rate / 60:.1f} minutes, {len(utterances)} recordings, {len(finals)} finals, "
+        f"{differing.reference_length} words. Words that differ from the whole: "
+        f"{differing.substitutions} substituted, {differing.deletions} lost, "
+        f"{differing.insertions} added. WER whole {100 * wer[0].rate:.2f} %, finals "
+        f"{100 * wer[1].rate:.2f} %. Processor time a second of audio {used / length * rate:.4f}."
+    )
 
 
 def decoder_of(recognizer, lm):
@@ -90,12 +144,12 @@ def whole(recognizer, utterances, lm, name) -> str:
     return f"| {name} | {100 * rate(utterances, texts):.2f} % | | {used / seconds:.3f} |"
 
 
-def live(recognizer, windows, utterances, ends, lm, name) -> str:
+def live(recognizer, windows, utterances, ends, lm, silence, name) -> str:
     made = StreamingRecognizer.of(
         recognizer,
         decoder=decoder_of(recognizer, lm),
         windows=windows,
-        endpointing=Endpointing(SILENCE, SILENCE),
+        endpointing=Endpointing(2.4, silence),
     )
     texts, delays, seconds, used = [], [], 0.0, time.process_time()
     for utterance, known in zip(utterances, ends, strict=True):

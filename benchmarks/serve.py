@@ -1,4 +1,4 @@
-"""python benchmarks/serve.py MODEL MANIFEST --offline MODEL [--streams 64] [--lm lm.bin]
+"""python benchmarks/serve.py MODEL MANIFEST [--streams 64] [--seconds 300] [--lm lm.bin]
 
 `ctcspeech serve` under load: N clients, each its own WebSocket, send real recordings at the pace of
 speech, 20 ms a message, with pauses after them, and check every final text against that of
@@ -10,11 +10,12 @@ What is told:
 
 - final texts that differ, and streams lost;
 - the time from the end of speech to the final, beyond the configured silence: when the final
-  arrived at the client, less when the last sample of the recording's last word was due to be sent,
-  less the silence of the endpoint rule. Where that word ends is told by forced alignment of the
-  reference text with the offline model: the end of its last label. Recordings count that ended by
-  silence. It holds the model's lookahead, the delay at which the model writes labels, and the
-  server's computation;
+  arrived at the client, less when the last sample of speech was due to be sent, less the silence of
+  the endpoint rule. Speech ends with the last 10 ms of the recording that are within 30 dB of its
+  loudest 10 ms. Recordings count whose finals, joined, are what was said, and that ended by
+  silence: in others the last final need not be that of the last word. It holds the model's
+  lookahead, the delay at which the model writes labels, and the server's computation; what it is
+  beyond the lookahead from the last frame that decided is told, too;
 - the age of a partial: when it arrived, less the end of the audio that it has heard;
 - processor time of the server for a second of audio, its resident memory over time.
 
@@ -36,7 +37,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import websockets
-from live import word_ends
 from machine import describe
 
 from ctcspeech.audio.read import load
@@ -44,6 +44,7 @@ from ctcspeech.data.manifest import Utterance, read_manifest
 from ctcspeech.live.endpoint import Endpointing
 from ctcspeech.live.recognizer import StreamingRecognizer
 from ctcspeech.recognize.recognizer import Recognizer
+from ctcspeech.text.error_rates import word_errors
 
 RESULTS = Path(__file__).parent / "results" / "serve.md"
 CHUNK = 0.02
@@ -57,8 +58,9 @@ class Script:
 
     samples: np.ndarray
     starts: list[float]  # of the recordings, seconds
-    ends: list[float]  # of the last word of each recording, seconds
-    texts: list[str]
+    ends: list[float]  # of the speech in each recording, seconds
+    said: list[str]  # in each recording
+    texts: list[str]  # of the finals
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Seen:
     """What the clients of one place were told."""
 
     finals: list[float] = field(default_factory=list)  # seconds, of recordings that were heard out
+    computed: list[float] = field(default_factory=list)  # of each final, from its last sample on
     partials: list[float] = field(default_factory=list)
     sessions: int = 0
     broken: int = 0  # sessions that were left in the middle of a word, as planned
@@ -79,7 +82,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[1])
     parser.add_argument("model")
     parser.add_argument("manifest", type=Path)
-    parser.add_argument("--offline", required=True, help="tells where the last word ends")
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--lm", type=Path)
@@ -111,19 +113,21 @@ def make_scripts(arguments: argparse.Namespace) -> list[Script]:
     live = StreamingRecognizer.of(
         recognizer, decoder=decoder, endpointing=Endpointing(2.4, SILENCE)
     )
-    offline = Recognizer.load(arguments.offline, threads=1)
     random, utterances = np.random.default_rng(0), read_manifest(arguments.manifest)
     arguments.rate, arguments.lookahead = live.sample_rate, live.lookahead_seconds
     arguments.state = live.stream().num_bytes
     scripts = []
     for _ in range(arguments.scripts):
         count = int(random.integers(1, 7)) if arguments.visits else 0
-        scripts.append(make_script(live, offline, utterances, count, arguments.seconds, random))
+        scripts.append(make_script(live, utterances, count, arguments.seconds, random))
+    counts = [word_errors(" ".join(script.said), " ".join(script.texts)) for script in scripts]
+    total = sum(count.reference_length for count in counts)
+    arguments.wer = sum(count.errors for count in counts) / total
     return scripts
 
 
 def make_script(
-    live: StreamingRecognizer, offline: Recognizer, utterances: list[Utterance], count: int,
+    live: StreamingRecognizer, utterances: list[Utterance], count: int,
     seconds: float, random: np.random.Generator,
 ) -> Script:  # fmt: skip
     """So many recordings, or, where count is 0, so many seconds of them."""
@@ -131,18 +135,29 @@ def make_script(
     parts: list[np.ndarray] = []
     starts: list[float] = []
     ends: list[float] = []
+    said: list[str] = []
     while len(starts) < count or not count and length < seconds * rate:
         utterance = utterances[int(random.integers(len(utterances)))]
         samples = load(utterance.path, rate)[0]
         pause = 1e-4 * random.standard_normal(int(PAUSE * rate))
         parts += [samples, pause]
+        said.append(utterance.text)
         starts.append(length / rate)
-        ends.append(length / rate + word_ends(offline, utterance)[-1])
+        ends.append(length / rate + speech_end(samples, rate))
         length += len(samples) + len(pause)
     whole = (np.clip(np.concatenate(parts), -1, 1) * 32767).astype("<i2")
     stream = live.stream()
     results = [*stream.accept(whole), *stream.finish()]
-    return Script(whole, starts, ends, [r.text for r in results if r.final])
+    texts = [result.text for result in results if result.final]
+    return Script(whole, starts, ends, said, texts)
+
+
+def speech_end(samples: np.ndarray, rate: int) -> float:
+    """Seconds to the end of the last 10 ms that are within 30 dB of the loudest."""
+    size = rate // 100
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    power = np.square(frames, dtype=np.float64).mean(1)
+    return float(np.flatnonzero(power > power.max() / 1000)[-1] + 1) / 100
 
 
 class Served:
@@ -260,17 +275,22 @@ async def session(
     seen.expected += len(script.texts)
     seen.wrong += [message["text"] for _, message in finals] != script.texts
     seen.finals += after_speech(script, finals)
+    seen.computed += [now - m["heard"] for now, m in finals if m["reason"] == "silence"]
 
 
 def after_speech(script: Script, finals: list[tuple[float, dict]]) -> list[float]:
     """Seconds from the end of speech and of the silence after it to the final, by recording."""
-    last: dict[int, float] = {}  # a pause within a recording ends an utterance, too
+    heard: dict[int, list[tuple[float, dict]]] = {}  # a pause within one ends an utterance, too
     for now, message in finals:
         spoken = message["end"] - SILENCE
         number = sum(start <= spoken for start in script.starts) - 1
-        if message["reason"] == "silence" and number >= 0:
-            last[number] = now - script.ends[number] - SILENCE
-    return list(last.values())
+        heard.setdefault(max(number, 0), []).append((now, message))
+    return [
+        items[-1][0] - script.ends[number] - SILENCE
+        for number, items in heard.items()
+        if " ".join(message["text"] for _, message in items) == script.said[number]
+        and items[-1][1]["reason"] == "silence"
+    ]
 
 
 async def read(socket: object, began: float, heard: list[tuple[float, dict]]) -> None:
@@ -296,6 +316,7 @@ async def crowd(server: Served, arguments: argparse.Namespace) -> None:
 
 def report(seen: list[Seen], server: Served, arguments: argparse.Namespace) -> list[str]:
     finals = np.array([value for item in seen for value in item.finals])
+    computed = np.array([value for item in seen for value in item.computed])
     partials = np.array([value for item in seen for value in item.partials])
     failures = [failure for item in seen for failure in item.failures]
     sessions, broken, expected, wrong = (
@@ -326,10 +347,13 @@ def report(seen: list[Seen], server: Served, arguments: argparse.Namespace) -> l
         f"| sessions, left in mid-word as planned, lost | {sessions}, {broken}, {len(failures)} |",
         f"| sessions with a text that differs | {wrong} of {sessions - broken} "
         f"({expected} finals) |",
-        f"| final after end of speech and silence, ms: median, 90 %, 99 % "
-        f"| {ms(finals, 50, 90, 99)} |",
+        f"| final after end of speech and silence, ms: median, 90 %, 99 %; of recordings "
+        f"| {ms(finals, 50, 90, 99)}; {len(finals)} |",
+        f"| of that after the model's lookahead, ms: median, 90 %, 99 % "
+        f"| {ms(computed - arguments.lookahead, 50, 90, 99)} |",
         f"| age of a partial, ms: median, 99 % | {ms(partials, 50, 99)} |",
-        f"| the model's lookahead, ms | {1000 * arguments.lookahead:.0f} |",
+        f"| the model's lookahead, at most, ms | {1000 * arguments.lookahead:.0f} |",
+        f"| WER of the finals, joined | {100 * arguments.wer:.2f} % |",
         f"| server's processor time a second of audio | {server.cpu / audio:.4f} |",
         f"| resident memory, MiB: first, at a third, last | {memory[0]:.0f}, "
         f"{memory[later][0]:.0f}, {memory[-1]:.0f} |",

@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -586,16 +587,40 @@ def test_the_command_ends_well_on_sigterm(checkpoint):
     assert json.loads(out.splitlines()[-1])["path"] == "/health"
 
 
-def test_listen_to_standard_input(checkpoint):
-    both = np.concatenate([spoken("ab cd", 2.0), spoken("e", 0.1)])
-    command = [sys.executable, "-m", "ctcspeech", "listen", str(checkpoint), "-"]
-    raw = [*command, "--raw-rate", str(RATE)]
-    done = subprocess.run(raw, input=pcm(both), capture_output=True, timeout=60)
-    assert done.returncode == 0 and done.stdout.decode() == "ab cd\ne\n"
-    done = subprocess.run([*command, "--json"], input=wav(both), capture_output=True, timeout=60)
-    results = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [r["text"] for r in results if r["final"]] == ["ab cd", "e"]
-    assert any(not r["final"] and r["words"] for r in results)
+def test_tls(checkpoint, tmp_path):
+    """The command's own options, by clients that check the certificate."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    make = [
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+        "-nodes", "-days", "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1",
+        "-keyout", str(key), "-out", str(certificate),
+    ]  # fmt: skip
+    subprocess.run(make, check=True, capture_output=True, timeout=60)
+    command = [sys.executable, "-m", "ctcspeech", "serve", f"tones={checkpoint}", "--port", "0"]
+    command += ["--tls-key", str(key), "--tls-certificate", str(certificate)]
+    context = ssl.create_default_context(cafile=certificate)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stderr.readline()
+            assert line.startswith("serving tones at https://127.0.0.1:"), line
+            url = line.split(" at ")[1].strip()
+            files = {"file": ("a.wav", wav(spoken()))}
+            with httpx.Client(verify=context, timeout=30) as trusting:
+                answer = trusting.post(f"{url}v1/audio/transcriptions", files=files)
+            assert answer.json()["text"] == TEXT
+            with connect(url.replace("https", "wss") + "v1/stream", ssl=context) as stream:
+                stream.send(json.dumps({"type": "start", "sample_rate": RATE}))
+                stream.send(pcm(spoken(TEXT, 2.0)))
+                stream.send('{"type": "end"}')
+                found = [json.loads(message) for message in stream]
+            assert [m["text"] for m in found if m["type"] == "final"] == [TEXT]
+            with pytest.raises(httpx.ConnectError, match="(?i)certificate"):
+                httpx.get(f"{url}health")  # whoever does not know the certificate is warned
+            with pytest.raises(httpx.HTTPError):
+                httpx.get(url.replace("https", "http") + "health")  # nothing goes in the clear
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
 
 
 def test_names_and_settings():

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -118,17 +118,29 @@ def _microphone(rate: int, device: str | None) -> Iterator["np.ndarray"]:
             f"the microphone needs sounddevice ({error}): pip install 'ctcspeech[listen]', or give "
             "- and pipe samples in"
         ) from error
-    heard: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    heard: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
+    lost = False
 
-    def take(samples: "np.ndarray", *_: object) -> None:
-        heard.put(samples[:, 0].copy())
+    def take(samples: "np.ndarray", frames: int, time: object, status: Any) -> None:
+        nonlocal lost
+        if status.input_overflow and not lost:
+            lost = True
+            print("the machine is too slow: some of the audio is lost", file=sys.stderr)
+        heard.put(samples[:, 0].copy())  # the next call has the same buffer
+
+    def ended() -> None:
+        heard.put(None)
 
     wanted: str | int | None = int(device) if device and device.isdecimal() else device
     try:
-        with sounddevice.InputStream(rate, int(_CHUNK * rate), wanted, 1, "float32", callback=take):
+        with sounddevice.InputStream(
+            samplerate=rate, blocksize=int(_CHUNK * rate), device=wanted, channels=1,
+            dtype="float32", callback=take, finished_callback=ended,
+        ):  # fmt: skip
             print("listening; Ctrl-C ends", file=sys.stderr)
-            while True:
-                yield heard.get()
+            while (samples := heard.get()) is not None:
+                yield samples
+            print("the microphone has ended", file=sys.stderr)
     except sounddevice.PortAudioError as error:
         raise AudioError(f"the microphone cannot be opened: {error}") from error
 
