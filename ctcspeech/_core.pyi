@@ -56,22 +56,21 @@ class BeamOptions:
     neural_weight: float
     def __init__(self) -> None: ...
 
+class BeamConfig:
+    tokens: Sequence[tuple[bytes, bool, bool, bool]]
+    blank: int
+    options: BeamOptions
+    custom_lm: object
+    lm_over_tokens: bool
+    token_words: Sequence[str]
+    lexicon_from_lm: bool
+    lexicon: Sequence[str]
+    hot_words: Sequence[tuple[Sequence[str], float]]
+    neural_labels: Sequence[int]
+    def __init__(self) -> None: ...
+
 class BeamDecoder:
-    def __init__(
-        self,
-        tokens: Sequence[tuple[bytes, bool, bool, bool]],
-        blank: int,
-        ngram: NgramModel | None,
-        custom_lm: object | None,
-        lm_over_tokens: bool,
-        token_words: Sequence[str],
-        lexicon_from_lm: bool,
-        lexicon: Sequence[str],
-        hot_words: Sequence[tuple[Sequence[str], float]],
-        options: BeamOptions,
-        neural: Any,
-        neural_labels: Sequence[int],
-    ) -> None: ...
+    def __init__(self, config: BeamConfig, ngram: NgramModel | None, neural: Any) -> None: ...
     @property
     def lexicon_size(self) -> int: ...
     @property

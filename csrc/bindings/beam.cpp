@@ -1,4 +1,4 @@
-// ctcspeech._core.BeamDecoder and BeamStream: see ctcspeech/decoder.py, which checks the arguments.
+// ctcspeech._core.BeamDecoder and BeamStream: see ctcspeech/decode/beam.py, which checks the arguments.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -123,34 +123,25 @@ class PythonModel final : public beam::LanguageModel {
 };
 
 using PyToken = std::tuple<nb::bytes, bool, bool, bool>;
-using PyPhrase = std::pair<std::vector<std::string>, double>;
 
-void construct(Decoder* self, const std::vector<PyToken>& tokens, uint32_t blank,
-               const ngram::Model* ngram, nb::object custom_lm, bool lm_over_tokens,
-               std::vector<std::string> token_words, bool lexicon_from_lm,
-               std::vector<std::string> lexicon, std::vector<PyPhrase> hot_words,
-               const beam::Options& options, const neural::Lstm* neural,
-               std::vector<int32_t> neural_labels) {
-  Config config;
+void set_tokens(Config& config, const std::vector<PyToken>& tokens) {
+  config.tokens.clear();
   for (const auto& [text, begins_word, separates, skipped] : tokens)
     config.tokens.push_back(
         {std::string(text.c_str(), text.size()), begins_word, separates, skipped});
-  config.blank = blank;
+}
+
+void set_custom_lm(Config& config, nb::object model) {
+  config.custom_lm = [model](const std::vector<std::string>& words) {
+    nb::gil_scoped_acquire acquire;
+    return std::make_unique<PythonModel>(model, words);
+  };
+}
+
+// The models are arguments, not members of the configuration, since the decoder keeps them alive.
+void construct(Decoder* self, Config& config, const ngram::Model* ngram, const neural::Lstm* neural) {
   config.ngram = ngram;
-  if (!custom_lm.is_none()) {
-    config.custom_lm = [custom_lm](const std::vector<std::string>& words) {
-      nb::gil_scoped_acquire acquire;
-      return std::make_unique<PythonModel>(custom_lm, words);
-    };
-  }
-  config.lm_over_tokens = lm_over_tokens;
-  config.token_words = std::move(token_words);
-  config.lexicon_from_lm = lexicon_from_lm;
-  config.lexicon = std::move(lexicon);
-  config.hot_words = std::move(hot_words);
-  config.options = options;
   config.neural = neural;
-  config.neural_labels = std::move(neural_labels);
   new (self) Decoder(config);
 }
 
@@ -293,12 +284,21 @@ void bind_beam(nb::module_& m) {
   weight("word_score", &beam::Weights::word_score);
   weight("unk_score", &beam::Weights::unk_score);
   weight("neural_weight", &beam::Weights::neural_weight);
+  nb::class_<Config>(m, "BeamConfig")
+      .def(nb::init<>())
+      .def_prop_rw("tokens", nullptr, &set_tokens)
+      .def_rw("blank", &Config::blank)
+      .def_rw("options", &Config::options)
+      .def_prop_rw("custom_lm", nullptr, &set_custom_lm)
+      .def_rw("lm_over_tokens", &Config::lm_over_tokens)
+      .def_rw("token_words", &Config::token_words)
+      .def_rw("lexicon_from_lm", &Config::lexicon_from_lm)
+      .def_rw("lexicon", &Config::lexicon)
+      .def_rw("hot_words", &Config::hot_words)
+      .def_rw("neural_labels", &Config::neural_labels);
   nb::class_<Decoder>(m, "BeamDecoder")
-      .def("__init__", &construct, nb::arg("tokens"), nb::arg("blank"), nb::arg("ngram").none(),
-           nb::arg("custom_lm").none(), nb::arg("lm_over_tokens"), nb::arg("token_words"),
-           nb::arg("lexicon_from_lm"), nb::arg("lexicon"), nb::arg("hot_words"), nb::arg("options"),
-           nb::arg("neural").none(), nb::arg("neural_labels"), nb::keep_alive<1, 4>(),
-           nb::keep_alive<1, 12>())
+      .def("__init__", &construct, nb::arg("config"), nb::arg("ngram").none(),
+           nb::arg("neural").none(), nb::keep_alive<1, 3>(), nb::keep_alive<1, 4>())
       .def_prop_ro("lexicon_size", &Decoder::lexicon_size)
       .def_prop_ro("words_skipped", &Decoder::words_skipped)
       .def("ctc_score", &ctc_score, nb::arg("emissions"), nb::arg("tokens"))

@@ -193,21 +193,21 @@ class BeamDecoder:
         self.threads = _integer("threads", threads) if threads is not None else None
         self._end_of_sentence = bool(end_of_sentence)
         self._over_tokens = over_tokens
-        phrases = _hot_phrases(hot_words)
-        self._core = _core.BeamDecoder(
-            tokens,
-            blank,
-            core_lm,
-            custom,
-            over_tokens,
-            _token_words(names, tokens, core_lm) if over_tokens else [],
-            from_lm,
-            words or [],
-            phrases,
-            options,
-            None if neural_lm is None else neural_lm.core,
-            _neural_labels(names, separator, neural_lm),
-        )
+        config = _core.BeamConfig()
+        config.tokens = tokens
+        config.blank = blank
+        config.options = options
+        if custom is not None:
+            config.custom_lm = custom
+        config.lm_over_tokens = over_tokens
+        if over_tokens:
+            config.token_words = _token_words(names, tokens, core_lm)
+        config.lexicon_from_lm = from_lm
+        config.lexicon = words or []
+        config.hot_words = _hot_phrases(hot_words)
+        config.neural_labels = _neural_labels(names, separator, neural_lm)
+        neural = None if neural_lm is None else neural_lm.core
+        self._core = _core.BeamDecoder(config, ngram=core_lm, neural=neural)
         if (from_lm or words) and self._core.lexicon_size == 0 and not open_vocabulary:
             raise DecoderError(
                 f"the labels can write none of the {self._core.words_skipped} words of the "
