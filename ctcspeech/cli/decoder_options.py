@@ -310,7 +310,7 @@ def _settings(options: DecodingOptions, recognizer: "Recognizer") -> "DecoderSet
 
 def _hot_words(texts: list[str], recognizer: "Recognizer") -> dict[str, float]:
     """Words or phrases and their weights. One that the alphabet cannot write is wrong usage."""
-    from ctcspeech.decode.beam import HOT_WORD_WEIGHT
+    from ctcspeech.decode.beam_arguments import HOT_WORD_WEIGHT
     from ctcspeech.errors import AlphabetError
 
     weights: dict[str, float] = {}

@@ -38,9 +38,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ctcspeech.decode.beam import WORD_START, BeamDecoder, BeamStream
+from ctcspeech.decode.beam import BeamDecoder, BeamStream
 from ctcspeech.decode.hypothesis import Hypothesis
 from ctcspeech.lm.model import LanguageModel
+from ctcspeech.text.alphabet import WORD_START
 
 __all__ = ["CTCDecoder", "CTCDecoderLM", "CTCDecoderLMState", "CTCHypothesis", "ctc_decoder"]
 

@@ -24,16 +24,24 @@ over tokens it tells labellings apart, so that there c is a labelling, but for s
 
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from ctcspeech import _core
+from ctcspeech.decode.beam_arguments import (
+    bad_frame,
+    hot_phrases,
+    integer,
+    matrices,
+    options_of,
+    positive,
+    processors,
+    split_lm,
+)
 from ctcspeech.decode.hypothesis import Hypothesis, Word
+from ctcspeech.decode.tokens import neural_labels, read_labels, token_words, tokens_of
 from ctcspeech.errors import DecoderError
 from ctcspeech.lm.model import LanguageModel
 from ctcspeech.lm.neural import NeuralLanguageModel
@@ -42,12 +50,6 @@ from ctcspeech.text.alphabet import Alphabet
 __all__ = ["BeamDecoder", "BeamStream", "PartialHypothesis", "WordScorer"]
 
 LN10 = math.log(10)
-WORD_START = "▁"  # SentencePiece's mark of a word's first piece
-HOT_WORD_WEIGHT = 5.0  # natural logarithm, where a hot word comes without its own weight
-_BYTE_LABEL = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_SPECIAL_LABEL = re.compile(r"<[^<>]+>|\[[^\[\]]+\]")
-# What a character n-gram model may call the space.
-_SPACE_NAMES = ("|", WORD_START, "<space>", "<sp>", "_")
 
 
 class WordScorer(Protocol):
@@ -152,11 +154,11 @@ class BeamDecoder:
         write none of the lexicon's words, LanguageModelError for a file that is no model.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
-        names, blank, separator = _read_labels(labels, blank, separator)
-        tokens = _tokens(names, blank, separator)
+        names, blank, separator = read_labels(labels, blank, separator)
+        tokens = tokens_of(names, blank, separator)
         if isinstance(lm, (str, os.PathLike)):
             lm = LanguageModel.load(Path(lm))
-        core_lm, custom = _split_lm(lm)
+        core_lm, custom = split_lm(lm)
         if isinstance(neural_lm, (str, os.PathLike)):
             neural_lm = NeuralLanguageModel.load(neural_lm)
         if lm_unit not in ("word", "token"):
@@ -177,7 +179,7 @@ class BeamDecoder:
             separator=separator,
         )
         self._arguments: dict[str, Any] = given  # what replace() and copies make another one of
-        options = _options(given)
+        options = options_of(given)
         if lm is None:
             options.lm_weight = 0.0
         self.labels = names
@@ -189,8 +191,8 @@ class BeamDecoder:
         self.word_score: float = options.word_score
         self.unk_score: float = options.unk_score
         self.n_best: int = options.n_best
-        self.frame_shift_ms = _positive("frame_shift_ms", frame_shift_ms)
-        self.threads = _integer("threads", threads) if threads is not None else None
+        self.frame_shift_ms = positive("frame_shift_ms", frame_shift_ms)
+        self.threads = integer("threads", threads) if threads is not None else None
         self._end_of_sentence = bool(end_of_sentence)
         self._over_tokens = over_tokens
         config = _core.BeamConfig()
@@ -201,11 +203,11 @@ class BeamDecoder:
             config.custom_lm = custom
         config.lm_over_tokens = over_tokens
         if over_tokens:
-            config.token_words = _token_words(names, tokens, core_lm)
+            config.token_words = token_words(names, tokens, core_lm)
         config.lexicon_from_lm = from_lm
         config.lexicon = words or []
-        config.hot_words = _hot_phrases(hot_words)
-        config.neural_labels = _neural_labels(names, separator, neural_lm)
+        config.hot_words = hot_phrases(hot_words)
+        config.neural_labels = neural_labels(names, separator, neural_lm)
         neural = None if neural_lm is None else neural_lm.core
         self._core = _core.BeamDecoder(config, ngram=core_lm, neural=neural)
         if (from_lm or words) and self._core.lexicon_size == 0 and not open_vocabulary:
@@ -265,13 +267,13 @@ class BeamDecoder:
         Raises ValueError or TypeError for wrong shapes, DecoderError for a frame with NaN, +inf, or
         nothing but -inf.
         """
-        rows = _matrices(emissions, lengths, len(self.labels))
+        rows = matrices(emissions, lengths, len(self.labels))
         contexts = self._contexts(context, len(rows))
-        threads = self.threads or _processors()
+        threads = self.threads or processors()
         answers = self._core.decode(rows, contexts, threads)
         for i, answer in enumerate(answers):
             if isinstance(answer, tuple):
-                raise DecoderError(_bad_frame(f"emissions[{i}]", answer))
+                raise DecoderError(bad_frame(f"emissions[{i}]", answer))
         return [self._hypotheses(answer) for answer in answers]
 
     def stream(self, *, context: str | None = None) -> "BeamStream":
@@ -306,20 +308,20 @@ class BeamDecoder:
         """ln P_ctc of a hypothesis' text over all its labellings and their alignments, as Q has it,
         by the forward algorithm (Graves et al. 2006, section 4.1) on a lattice of the labellings.
         emissions: (T, C). Raises as `decode` does."""
-        (rows,) = _matrices(emissions, None, len(self.labels))
+        (rows,) = matrices(emissions, None, len(self.labels))
         answer = self._core.ctc_score(rows, list(hypothesis.tokens))
         if isinstance(answer, tuple):
-            raise DecoderError(_bad_frame("emissions", answer))
+            raise DecoderError(bad_frame("emissions", answer))
         return answer
 
     def best_path(self, emissions: Any, hypothesis: Hypothesis) -> tuple[float, list[int]]:
         """The natural logarithm of the likeliest alignment of a hypothesis' text (Viterbi), in any
         of its labellings, and its label in each frame: T indices, blanks and separators, too.
         emissions: (T, C). Raises as `decode` does."""
-        (rows,) = _matrices(emissions, None, len(self.labels))
+        (rows,) = matrices(emissions, None, len(self.labels))
         score, path = self._core.best_path(rows, list(hypothesis.tokens))
         if isinstance(path, str):
-            raise DecoderError(_bad_frame("emissions", (score, path)))
+            raise DecoderError(bad_frame("emissions", (score, path)))
         return score, path
 
     # -- inside ---------------------------------------------------------------------------------
@@ -370,11 +372,11 @@ class BeamStream:
     def accept(self, emissions: Any) -> None:
         """Takes the next frames, (t, C) with any t. Raises as `BeamDecoder.decode` does."""
         self._check_open()
-        (rows,) = _matrices(emissions, None, len(self._decoder.labels))
+        (rows,) = matrices(emissions, None, len(self._decoder.labels))
         bad = self._core.accept(rows)
         if bad is not None:
             self._ended = "has failed"
-            raise DecoderError(_bad_frame("the stream", bad))
+            raise DecoderError(bad_frame("the stream", bad))
 
     def partial(self) -> PartialHypothesis:
         """The best hypothesis so far, and how much of it is final."""
@@ -394,234 +396,6 @@ class BeamStream:
     def _check_open(self) -> None:
         if self._ended:
             raise DecoderError(f"this stream {self._ended}; make another with decoder.stream()")
-
-
-# -- arguments ----------------------------------------------------------------------------------
-
-
-def _read_labels(
-    labels: Alphabet | Sequence[str], blank: int | None, separator: str | None
-) -> tuple[list[str], int, str | None]:
-    if isinstance(labels, Alphabet):
-        if blank is not None and blank != labels.blank:
-            raise ValueError(f"blank is {blank}, but the alphabet's is {labels.blank}")
-        blank = labels.blank
-        if separator is None and labels.space is not None:
-            separator = labels.labels[labels.space]
-        names = list(labels.labels)
-    elif isinstance(labels, str):
-        raise TypeError("labels must be an Alphabet or a sequence of labels, got a single str")
-    else:
-        names = [str(label) for label in labels]
-    blank = 0 if blank is None else blank
-    if not 0 <= blank < len(names):
-        raise ValueError(f"blank must be an index into the {len(names)} labels, got {blank}")
-    if separator is not None and separator not in names:
-        raise ValueError(f"separator must be one of the labels, got {separator!r}")
-    return names, blank, separator
-
-
-def _tokens(
-    labels: list[str], blank: int, separator: str | None
-) -> list[tuple[bytes, bool, bool, bool]]:
-    """What each label adds to the text: (bytes, begins a word, stands between words, is never
-    hypothesised)."""
-    others = [label for i, label in enumerate(labels) if i != blank]
-    if separator is None:
-        separator = next((s for s in (" ", "|") if s in others), None)
-    word_pieces = any(label.startswith("##") and len(label) > 2 for label in others)
-    tokens = []
-    for i, label in enumerate(labels):
-        byte = _BYTE_LABEL.fullmatch(label)
-        if i == blank:
-            token = (b"", False, False, True)
-        elif label == separator:
-            token = (b"", True, True, False)
-        elif byte:
-            token = (bytes([int(byte[1], 16)]), False, False, False)
-        elif not label or _SPECIAL_LABEL.fullmatch(label):
-            token = (b"", False, False, True)
-        elif label.startswith(WORD_START):
-            token = (label[1:].replace(WORD_START, " ").encode(), True, False, False)
-        elif word_pieces:
-            begins = not label.startswith("##")
-            token = ((label if begins else label[2:]).encode(), begins, False, False)
-        else:
-            token = (label.encode(), False, False, False)
-        tokens.append(token)
-    return tokens
-
-
-def _token_words(
-    labels: list[str], tokens: list[tuple[bytes, bool, bool, bool]], lm: Any
-) -> list[str]:
-    """What a model over tokens calls each label."""
-    if lm is None:
-        return labels
-    words = list(labels)
-    for i, (text, begins_word, _, _) in enumerate(tokens):
-        if begins_word and not text and lm.index(labels[i]) == 0:
-            found = next((name for name in _SPACE_NAMES if lm.index(name)), None)
-            if found is None:
-                raise DecoderError(
-                    f"the language model over tokens has no word for the label {labels[i]!r} "
-                    f"between words; it may be called {', '.join(_SPACE_NAMES)}"
-                )
-            words[i] = found
-    return words
-
-
-def _neural_labels(
-    labels: list[str], separator: str | None, model: NeuralLanguageModel | None
-) -> list[int]:
-    """The number that a neural model over labels has for each; the separator is its space."""
-    if model is None:
-        return []
-    if separator is None:
-        separator = next((s for s in (" ", "|") if s in labels), None)
-    spaced = [" " if label == separator else label for label in labels]
-    numbers = [model.index(label) for label in spaced]
-    if not any(n > 1 for n in numbers):
-        raise DecoderError("the neural language model knows none of the labels")
-    return numbers
-
-
-def _split_lm(lm: Any) -> tuple[Any, Any]:
-    """(native n-gram model or None, object of the user's own or None)"""
-    if lm is None:
-        return None, None
-    if isinstance(lm, LanguageModel):
-        return lm.core, None
-    if callable(getattr(lm, "begin_state", None)) and callable(getattr(lm, "score", None)):
-        return None, lm
-    raise TypeError(
-        "lm must be a LanguageModel, its file, or an object with begin_state() and score(state, "
-        f"word), got {type(lm).__name__}"
-    )
-
-
-def _hot_phrases(
-    hot_words: Mapping[str, float] | Iterable[str] | None,
-) -> list[tuple[list[str], float]]:
-    if isinstance(hot_words, str):
-        raise TypeError("hot_words must be a mapping or an iterable of phrases, got a single str")
-    if not isinstance(hot_words, Mapping):
-        hot_words = dict.fromkeys(hot_words or (), HOT_WORD_WEIGHT)
-    phrases = []
-    for phrase, weight in hot_words.items():
-        if not phrase.split():
-            raise ValueError("hot_words has an empty phrase")
-        phrases.append((phrase.split(), _finite(f"hot_words[{phrase!r}]", weight)))
-    return phrases
-
-
-def _options(given: Mapping[str, Any]) -> _core.BeamOptions:
-    """The core's options, checked, from the arguments of their names."""
-    options = _core.BeamOptions()
-    for name in ("lm_weight", "word_score", "unk_score"):
-        setattr(options, name, _finite(name, given[name]))
-    for name in ("beam_threshold", "unknown_at_once"):
-        setattr(options, name, _positive(name, given[name]))
-    for name in ("beam_size", "n_best"):
-        setattr(options, name, _integer(name, given[name]))
-    for name in (
-        "strict_minimum", "open_vocabulary", "recombine", "end_of_sentence", "word_times",
-    ):  # fmt: skip
-        setattr(options, name, bool(given[name]))
-    options.neural_weight = _at_least_zero("neural_weight", given["neural_weight"])
-    options.token_min_logp = _at_most_zero("token_min_logp", given["token_min_logp"])
-    return options
-
-
-def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
-
-
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}")
-    return float(value)
-
-
-def _at_least_zero(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")
-    return float(value)
-
-
-def _at_most_zero(name: str, value: float) -> float:
-    if not value <= 0:
-        raise ValueError(f"{name} must be at most 0, got {value}")
-    return float(value)
-
-
-def _integer(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-    return min(int(value), 2**31 - 1)
-
-
-def _processors() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-# -- emissions ----------------------------------------------------------------------------------
-
-
-def _to_numpy(array: Any, name: str) -> np.ndarray:
-    """Float32, on the CPU, whatever array it was."""
-    if hasattr(array, "detach"):  # torch, whose bfloat16 NumPy does not know
-        array = array.detach().cpu().float().numpy()
-    elif not isinstance(array, np.ndarray) and hasattr(array, "__dlpack__"):
-        array = np.from_dlpack(array)
-    array = np.asarray(array)
-    if array.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
-    return array
-
-
-def _matrices(emissions: Any, lengths: Any, classes: int) -> list[np.ndarray]:
-    """Emissions as a list of contiguous float32 (T, C)."""
-    if isinstance(emissions, (list, tuple)):
-        items = [_to_numpy(item, f"emissions[{i}]") for i, item in enumerate(emissions)]
-    else:
-        whole = _to_numpy(emissions, "emissions")
-        if whole.ndim not in (2, 3):
-            raise ValueError(
-                f"emissions must be (T, {classes}), (N, T, {classes}) or a list of (T, {classes}), "
-                f"got shape {whole.shape}"
-            )
-        items = [whole] if whole.ndim == 2 else list(whole)
-    for i, item in enumerate(items):
-        if item.ndim != 2 or item.shape[1] != classes:
-            raise ValueError(
-                f"emissions[{i}] must be (frames, {classes}), one column for each label, got shape "
-                f"{item.shape}"
-            )
-    if lengths is not None:
-        numbers = np.atleast_1d(
-            lengths.detach().cpu().numpy() if hasattr(lengths, "detach") else np.asarray(lengths)
-        )
-        if numbers.dtype.kind not in "iu" or numbers.shape != (len(items),):
-            raise ValueError(
-                f"lengths must be {len(items)} integers, got {numbers.dtype} {numbers.shape}"
-            )
-        for i, (item, length) in enumerate(zip(items, numbers, strict=True)):
-            if not 0 <= length <= len(item):
-                raise ValueError(
-                    f"lengths[{i}] must be between 0 and {len(item)} frames, got {length}"
-                )
-        items = [item[: int(n)] for item, n in zip(items, numbers, strict=True)]
-    return [np.ascontiguousarray(item, dtype=np.float32) for item in items]
-
-
-def _bad_frame(name: str, bad: tuple[int, str]) -> str:
-    frame, what = bad
-    return f"{name}: frame {frame} {what}; check the network and its input"
 
 
 def _ln_probability(lm: Any, words: list[str], end: bool) -> float:
