@@ -10,7 +10,6 @@ run that was left alone, bit by bit. Exit code 1 if they are not.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -20,42 +19,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-from tones import write_corpus  # noqa: E402
+from tone_training import differences, write_training  # noqa: E402
 
-from ctcspeech.model.checkpoint import load_checkpoint, load_training  # noqa: E402
-
-CONFIG = """
-[data]
-train = "train.jsonl"
-validation = "validation.jsonl"
-batch_seconds = 8
-[features]
-sample_rate = 8000
-num_bins = 20
-energy = false
-[augment]
-gain_probability = 0.5
-spec_probability = 0.3
-[model]
-convolution = "1d"
-channels = [32]
-time_width = [5]
-time_stride = [2]
-layers = 1
-hidden = 48
-dropout = 0.1
-[train]
-learning_rate = 5e-3
-tensorboard = false
-log_every = 1
-threads = 1
-device = "cpu"
-checkpoint_minutes = 0.002
-"""
+OVERRIDES = [
+    *("model.hidden=48", "model.dropout=0.1", "train.learning_rate=5e-3", "train.threads=1"),
+    "train.checkpoint_minutes=0.002",
+]
 
 
 def main() -> None:
@@ -72,9 +43,7 @@ def main() -> None:
     equal = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_corpus(folder, "train", 120, 1)
-        write_corpus(folder, "validation", 12, 2)
-        (folder / "run.toml").write_text(CONFIG)
+        write_training(folder, 120, 12)
         settings = arguments.workers if arguments.processes == 1 else [0]
         for i, workers in enumerate(settings):
             kills = arguments.kills // len(settings) + (i < arguments.kills % len(settings))
@@ -93,11 +62,11 @@ def compare(folder, workers, kills, arguments, chance) -> bool:
         done = killed_under_torchrun(folder, parts, workers, kills, seconds, arguments, chance)
     else:
         done = killed(folder, parts, workers, kills, seconds, arguments, chance)
-    differences = list(differ(whole, parts))
-    result = f"DIFFERENT: {', '.join(differences)}" if differences else "equal bit by bit"
+    found = list(differences(whole, parts))
+    result = f"DIFFERENT: {', '.join(found)}" if found else "equal bit by bit"
     what = f"{arguments.processes} process(es), {workers} workers"
     print(f"{what}: {done}; left alone {seconds:.0f} s; {result}", flush=True)
-    return not differences
+    return not found
 
 
 def start(folder, run, workers, arguments) -> subprocess.Popen:
@@ -108,7 +77,7 @@ def start(folder, run, workers, arguments) -> subprocess.Popen:
             *("-m", "torch.distributed.run", "--standalone", "--max-restarts", "1000"),
             *("--nproc-per-node", str(arguments.processes), "-m", "ctcspeech", "--"),
         ]
-    command += [str(folder / "run.toml"), "--run", str(run), "--resume"]
+    command += [str(folder / "tones.toml"), "--run", str(run), "--resume", *OVERRIDES]
     command += [f"data.workers={workers}", f"train.epochs={arguments.epochs}"]
     with open(f"{run}.log", "a") as log:
         return subprocess.Popen(
@@ -156,34 +125,6 @@ def killed_under_torchrun(folder, run, workers, kills, seconds, arguments, chanc
     if process.returncode:
         raise SystemExit(log.read_text()[-3000:])
     return f"{count} SIGKILL of a process"
-
-
-def differ(one: Path, other: Path):
-    """What is not the same in two runs."""
-    states = [load_training(run / "checkpoints" / "last") for run in (one, other)]
-    for key in ("optimizer", "schedule", "step", "epoch", "best", "waited"):
-        if not same(states[0][key], states[1][key]):
-            yield f"training state: {key}"
-    for folder in ("checkpoints/last", "model"):
-        weights = [load_checkpoint(run / folder).model.state_dict() for run in (one, other)]
-        if not same(dict(weights[0]), dict(weights[1])):
-            yield f"weights of {folder}"
-    lines = []
-    for run in (one, other):
-        values = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        lines.append([{k: v for k, v in value.items() if k != "seconds"} for value in values])
-    if lines[0] != lines[1]:
-        yield "metrics.jsonl"
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return a == b
 
 
 if __name__ == "__main__":

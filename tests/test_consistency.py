@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_train import CONFIG, metrics, silent
-from tones import write_corpus
+from tone_training import metrics, silent, write_training
 
 from ctcspeech.train.config import load_config
 from ctcspeech.train.consistency import disagreement
@@ -50,9 +49,7 @@ def test_equal_views_agree():
 
 
 def test_training_sees_two_views_with_masks_of_their_own(tmp_path, monkeypatch):
-    write_corpus(tmp_path, "train", 24, 1)
-    write_corpus(tmp_path, "validation", 6, 2)
-    (tmp_path / "tones.toml").write_text(CONFIG)
+    config = write_training(tmp_path, 24, 6)
     overrides = ["train.epochs=6", "train.consistency=0.2", "augment.spec_probability=1"]
     prepare, seen = Learner.prepare, []
 
@@ -62,7 +59,7 @@ def test_training_sees_two_views_with_masks_of_their_own(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(Learner, "prepare", watched)
-        train(load_config(tmp_path / "tones.toml", overrides), tmp_path / "run", report=silent)
+        train(load_config(config, overrides), tmp_path / "run", report=silent)
     for batch, made in seen:
         count = len(batch)
         assert len(made.inputs) == 2 * count

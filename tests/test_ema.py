@@ -5,8 +5,7 @@ import signal
 
 import pytest
 import torch
-from test_train import CONFIG, silent, weights
-from tones import write_corpus
+from tone_training import last_weights, silent, write_training
 
 from ctcspeech.errors import ConfigError
 from ctcspeech.model.checkpoint import load_checkpoint
@@ -20,9 +19,7 @@ from ctcspeech.train.trainer import Trainer, train
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tones")
-    write_corpus(folder, "train", 24, 1)
-    write_corpus(folder, "validation", 6, 2)
-    (folder / "tones.toml").write_text(CONFIG)
+    write_training(folder, 24, 6)
     return folder
 
 
@@ -77,7 +74,7 @@ def test_training_validates_and_keeps_the_average_and_resumes_exactly(
         patched.setattr(Learner, "update", watched)
         train(config, tmp_path / "whole", report=silent)
     kept = load_checkpoint(tmp_path / "whole" / "checkpoints" / "epoch-0003").model.state_dict()
-    last = weights(tmp_path / "whole")
+    last = last_weights(tmp_path / "whole")
     name = "output.weight"
     assert torch.equal(last[name], seen[-1][name])  # resuming goes on from the weights themselves
     expected = recursion([values[name].double() for values in seen], 0.8)

@@ -81,6 +81,60 @@ def test_a_member_at_a_url(tmp_path):
     np.testing.assert_array_equal(heard(read_manifest(tmp_path / "m.jsonl")[0]), samples(1))
 
 
+def test_tar_files_by_pattern_and_at_a_url(tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    for shard in range(3):
+        with tarfile.open(tmp_path / f"train-{shard}.tar", "w") as archive:
+            add(archive, f"a{shard}.wav", wav(shard))
+            add(archive, f"a{shard}.txt", f"text {shard}".encode())
+        with fsspec.open(f"memory://there/train-{shard}.tar", "wb") as file:
+            file.write((tmp_path / f"train-{shard}.tar").read_bytes())
+    (tmp_path / "other.tar").write_bytes(b"no tar file")
+    for pattern in (tmp_path / "train-*.tar", "memory://there/train-*.tar"):
+        found = import_corpus("webdataset", pattern)
+        assert not found.problems and list(found.splits) == ["train"]
+        write_manifest(tmp_path / "m.jsonl", found.splits["train"])
+        utterances = read_manifest(tmp_path / "m.jsonl")
+        assert [u.text for u in utterances] == ["text 0", "text 1", "text 2"]
+        for number, utterance in enumerate(utterances):
+            np.testing.assert_array_equal(heard(utterance), samples(number))
+    assert str(utterances[0].path).startswith("memory:")
+    with pytest.raises(ManifestError, match="no file is .*dev"):
+        import_corpus("webdataset", tmp_path / "dev-*.tar")
+    with pytest.raises(ManifestError, match="cannot be read as a tar file"):
+        import_corpus("webdataset", tmp_path / "nothing.tar")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # lhotse's reader
+def test_lhotse_shar(tmp_path):
+    """What lhotse's own reader gives of a Shar folder that lhotse wrote, cuts in mid-recording
+    too."""
+    lhotse = pytest.importorskip("lhotse")
+    (tmp_path / "a.wav").write_bytes(wav(9))
+    recording = lhotse.Recording.from_file(tmp_path / "a.wav")
+    cuts = []
+    for i in range(5):
+        supervision = lhotse.SupervisionSegment(
+            f"s{i}", recording.id, 0.0, 0.4, text=f"text {i}", speaker="ann"
+        )
+        cut = lhotse.MonoCut(f"d/c.{i}", 0.125 * i, 0.4, 0, [supervision], recording=recording)
+        cuts.append(cut)
+    (tmp_path / "shar").mkdir()
+    fields = {"recording": "flac"}
+    lhotse.CutSet.from_cuts(cuts).to_shar(tmp_path / "shar", fields, shard_size=3)
+    found = import_corpus("lhotse", tmp_path / "shar")
+    assert not found.problems
+    theirs = lhotse.CutSet.from_shar(in_dir=tmp_path / "shar")
+    for cut, utterance in zip(theirs, found.splits["shar"], strict=True):
+        assert (utterance.id, utterance.text) == (cut.id, cut.supervisions[0].text)
+        assert (utterance.duration, utterance.speaker) == (cut.duration, "ann")
+        expected = np.rint(cut.load_audio()[0] * 32768).astype(np.int16)
+        np.testing.assert_array_equal(heard(utterance), expected)
+    (tmp_path / "shar" / "cuts.000001.jsonl.gz").unlink()
+    with pytest.raises(ManifestError, match="has no cuts.000001.jsonl.gz"):
+        import_corpus("lhotse", tmp_path / "shar")
+
+
 def test_lhotse(tmp_path):
     lhotse = pytest.importorskip("lhotse")
     (tmp_path / "a.wav").write_bytes(wav(9))

@@ -25,9 +25,10 @@ KIND_HELP = (
     "commonvoice: a .tsv with its clips folder, or the folder. an4: the folder with etc/, of the "
     "audio or of MFCC features. ljspeech: metadata.csv (ID|text) and wavs/. folder: recordings "
     "with a .txt beside each. manifest: a manifest that lacks durations, or has some beyond "
-    "the end of the file: they are measured. webdataset: a tar file or a folder of them "
-    "(a1.flac with a1.txt or a1.json), read where they are. lhotse: cuts.jsonl(.gz). huggingface: "
-    "what Dataset.save_to_disk wrote."
+    "the end of the file: they are measured. webdataset: a tar file, a folder of them, or a "
+    "pattern or URL ('s3://bucket/a-*.tar'), with a1.flac and a1.txt or a1.json; read where they "
+    "are. lhotse: cuts.jsonl(.gz), or a folder of lhotse Shar. huggingface: what "
+    "Dataset.save_to_disk wrote."
 )
 
 

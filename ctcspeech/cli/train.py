@@ -25,11 +25,12 @@ no longer those of the run; --force goes on with them, from the beginning of the
 To fine-tune a model give train.init_from=MODEL_FOLDER. Several processes, one a GPU:
 
 \b
-    torchrun --nproc-per-node 4 -m ctcspeech -- train CONFIG --run RUN
+    torchrun --nproc-per-node 4 --max-restarts 10 -m ctcspeech -- train CONFIG --run RUN
 
-(-- keeps torchrun from taking --run for one of its own options.) When one of them dies, give the
-command again with --resume: all go on from the last checkpoint, of which there is one every
-train.checkpoint_minutes; there may be another number of processes.
+(-- keeps torchrun from taking --run for one of its own options.) When one of them dies, torchrun
+starts all of them again, as often as --max-restarts says, and they go on from the last checkpoint,
+of which there is one every train.checkpoint_minutes. When torchrun itself has ended, give the
+command again with --resume; there may be another number of processes.
 """
 
 

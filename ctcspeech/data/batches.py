@@ -19,6 +19,7 @@ import torch
 
 from ctcspeech.data.dataset import Batch, Failure, SpeechDataset, collate
 from ctcspeech.data.manifest import Utterance
+from ctcspeech.data.shards import ShardBatchSampler
 
 __all__ = ["BatchLoader", "DurationBatchSampler"]
 
@@ -176,7 +177,7 @@ class BatchLoader:
     def __init__(
         self,
         dataset: SpeechDataset,
-        sampler: DurationBatchSampler,
+        sampler: DurationBatchSampler | ShardBatchSampler,
         workers: int = 0,
         *,
         report: Callable[[str], None] | None = None,

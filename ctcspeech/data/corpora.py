@@ -75,7 +75,8 @@ def import_corpus(
     if kind not in KINDS:
         raise ManifestError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     source = Path(source)
-    if not source.exists():
+    # A pattern or a URL of tar files is looked up by the importer.
+    if not source.exists() and (kind != "webdataset" or source.suffix != ".tar"):
         raise ManifestError(f"{source} does not exist")
     problems: list[str] = []
     splits = KINDS[kind](source, problems)

@@ -15,6 +15,7 @@ import torch
 
 from ctcspeech.data.inputs import read_audio, read_features
 from ctcspeech.data.manifest import Utterance
+from ctcspeech.data.shards import ShardReader
 from ctcspeech.errors import AlphabetError, AudioError, FeatureError
 from ctcspeech.text.alphabet import Alphabet
 
@@ -127,6 +128,8 @@ class SpeechDataset(torch.utils.data.Dataset):
         self.seed = seed
         self.normalizer = normalizer
         self.cache_bytes = cache_bytes
+        # Reads recordings of tar shards in their order; then no audio is kept in memory.
+        self.reader: ShardReader | None = None
         self._cache: dict[int, np.ndarray] = {}
         self._cached = 0
         # In shared memory, so that workers that live on into the next epoch see it.
@@ -183,8 +186,9 @@ class SpeechDataset(torch.utils.data.Dataset):
         if self.precomputed:
             inputs = read_features(utterance, self.shift_ms, self.num_features)
         else:
-            inputs, _ = read_audio(utterance, self.sample_rate)
-        if self._cached + inputs.nbytes <= self.cache_bytes:
+            data = None if self.reader is None else self.reader.read(index, self.epoch)
+            inputs, _ = read_audio(utterance, self.sample_rate, data)
+        if self.reader is None and self._cached + inputs.nbytes <= self.cache_bytes:
             self._cache[index] = inputs.copy()
             self._cached += inputs.nbytes
         return inputs

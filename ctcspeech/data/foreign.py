@@ -1,23 +1,31 @@
 """Data of other toolkits, made into manifests: tar files in WebDataset's layout, lhotse's cuts, and
 Hugging Face datasets. See `corpora.import_corpus`, whose kinds these are.
 
-webdataset    A tar file, or a folder of them. The members of a sample share their name up to the
+webdataset    A tar file, a folder of them, or a pattern (`shards/a-*.tar`), here or at a URL of
+              fsspec (`s3://bucket/a-*.tar`). The members of a sample share their name up to the
               first dot: `a1.flac` and `a1.txt`, or `a1.json` with "text" (and "speaker"). Audio
               stays where it is: a line names `shard.tar:START:BYTES`.
 lhotse        `cuts.jsonl`, compressed or not, or a folder with it (needs the package lhotse). A cut
-              must be of one recording and have one supervision, whose text is taken.
+              must be of one recording and have one supervision, whose text is taken. Or a folder
+              of lhotse Shar (`cuts.*.jsonl.gz` and `recording.*.tar`; without the package): audio
+              stays in its tar files.
 huggingface   A folder as `Dataset.save_to_disk` writes it, of one split or several (needs the
               package datasets). Audio that has a file is named there; what is within the data set
               is written beside it, into the folder NAME.audio.
 """
 
+import contextlib
+import glob
+import gzip
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ctcspeech.data.manifest import Utterance
+from ctcspeech.data.inputs import open_archive
+from ctcspeech.data.manifest import Utterance, location
 from ctcspeech.errors import ManifestError
 from ctcspeech.extras import require
 from ctcspeech.files import atomic_write
@@ -30,20 +38,51 @@ Splits = dict[str, list[Utterance]]
 
 def webdataset(source: Path, problems: list[str]) -> Splits:
     """Tar files in WebDataset's layout."""
-    shards = sorted(source.glob("*.tar")) if source.is_dir() else [source]
-    if not shards:
-        raise ManifestError(f"{source} has no *.tar")
     utterances: list[Utterance] = []
-    for shard in shards:
+    for shard in _shards(source):
+        with _opened(shard) as archive:
+            utterances += _samples(archive, shard, problems)
+    return {source.stem.rstrip("-_.*?") or "train": utterances}
+
+
+def _shards(source: Path) -> list[str]:
+    """The tar files that a path, a folder, or a pattern names."""
+    name = location(source)
+    if "://" in name:
+        fsspec = require("fsspec", "reading tar files at a URL")
         try:
-            with tarfile.open(shard, "r:") as archive:
-                utterances += _samples(archive, shard, problems)
-        except (tarfile.TarError, OSError, ValueError) as error:
-            raise ManifestError(f"{shard} cannot be read as a tar file: {error}") from error
-    return {source.stem if source.is_file() else source.name: utterances}
+            files, _, paths = fsspec.get_fs_token_paths(name)
+            if len(paths) == 1 and files.isdir(paths[0]):
+                paths = files.glob(f"{paths[0]}/*.tar")
+        except (OSError, ImportError, ValueError) as error:
+            raise ManifestError(f"{name} cannot be listed: {error}") from error
+        found = [files.unstrip_protocol(path) for path in paths]
+    elif source.is_dir():
+        found = [str(path.absolute()) for path in source.glob("*.tar")]
+    elif glob.has_magic(name):
+        found = [os.path.abspath(path) for path in glob.glob(name)]
+    else:
+        found = [str(source.absolute())]
+    if not found:
+        raise ManifestError(f"{name} has no *.tar" if source.is_dir() else f"no file is {name}")
+    return sorted(found)
 
 
-def _samples(archive: tarfile.TarFile, shard: Path, problems: list[str]) -> list[Utterance]:
+@contextlib.contextmanager
+def _opened(shard: str) -> Iterator[tarfile.TarFile]:
+    """A tar file, to be gone through. What is wrong with it is a ManifestError."""
+    try:
+        with open_archive(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            yield archive
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise ManifestError(f"{shard} cannot be read as a tar file: {error}") from error
+
+
+def _member(shard: str, member: tarfile.TarInfo) -> Path:
+    return Path(f"{shard}:{member.offset_data}:{member.size}")
+
+
+def _samples(archive: tarfile.TarFile, shard: str, problems: list[str]) -> list[Utterance]:
     audio: dict[str, Path] = {}
     texts: dict[str, dict[str, Any]] = {}
     for member in archive:
@@ -53,7 +92,7 @@ def _samples(archive: tarfile.TarFile, shard: Path, problems: list[str]) -> list
         stem, _, ending = name.partition(".")
         key, ending = os.path.join(folder, stem), f".{ending.lower()}"
         if ending in AUDIO:
-            audio[key] = Path(f"{shard.absolute()}:{member.offset_data}:{member.size}")
+            audio[key] = _member(shard, member)
         elif ending in (".txt", ".lab", ".json"):
             data = archive.extractfile(member)
             assert data is not None  # it is a file
@@ -79,7 +118,9 @@ def _samples(archive: tarfile.TarFile, shard: Path, problems: list[str]) -> list
 
 
 def lhotse(source: Path, problems: list[str]) -> Splits:
-    """A lhotse CutSet."""
+    """A lhotse CutSet, or a folder in the layout of lhotse Shar."""
+    if source.is_dir() and (shards := sorted(source.glob("recording.*.tar"))):
+        return {source.name: [item for path in shards for item in _shar(path, problems)]}
     CutSet = require("lhotse", "importing lhotse's cuts").CutSet
     if source.is_dir():
         found = sorted(source.glob("*cuts*.jsonl*"))
@@ -93,6 +134,35 @@ def lhotse(source: Path, problems: list[str]) -> Splits:
         ]
         for path in found
     }
+
+
+def _shar(shard: Path, problems: list[str]) -> Iterator[Utterance]:
+    """Of one shard: `recording.000000.tar` has the audio of the cuts of `cuts.000000.jsonl.gz`, by
+    their ids, cut out as they are."""
+    with _opened(str(shard.absolute())) as archive:
+        places = {
+            os.path.splitext(member.name)[0]: _member(str(shard.absolute()), member)
+            for member in archive
+            if member.isfile() and os.path.splitext(member.name)[1].lower() in AUDIO
+        }
+    number = shard.name.split(".")[1]
+    cuts = next(shard.parent.glob(f"cuts.{number}.jsonl*"), None)
+    if cuts is None:
+        raise ManifestError(f"{shard} has no cuts.{number}.jsonl.gz beside it")
+    try:
+        with (gzip.open if cuts.suffix == ".gz" else open)(cuts, "rt", encoding="utf-8") as file:
+            values = [json.loads(line) for line in file if line.strip()]
+        for cut in values:
+            said = cut.get("supervisions", [])
+            if cut["id"] not in places:
+                problems.append(f"{cuts}: cut {cut['id']} has no audio in {shard.name}")
+            elif len(said) != 1 or said[0].get("text") is None:
+                problems.append(f"{cuts}: cut {cut['id']} must have one supervision with a text")
+            else:
+                path, speaker = places[cut["id"]], said[0].get("speaker")
+                yield Utterance(path, cut["duration"], said[0]["text"], speaker, id=cut["id"])
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise ManifestError(f"{cuts} cannot be read as lhotse's cuts: {error!r}") from error
 
 
 def _cut(cut: Any, path: Path, problems: list[str]) -> Utterance | None:

@@ -5,8 +5,9 @@
     manifest.durations          # of all, without parsing
 
 What is kept of a line is where it begins, its duration, the size of its recording and the length of
-its text: 28 bytes, a million lines in 28 MB. The file is memory-mapped, so that processes that read
-ahead share it. It must not change while it is in use.
+its text: 28 bytes, a million lines in 28 MB; where it names a member of a tar file, its place there
+besides: 24 bytes. The manifest is memory-mapped, so that processes that read ahead share it. It
+must not change while it is in use.
 """
 
 import json
@@ -27,6 +28,7 @@ from ctcspeech.errors import AlphabetError, ManifestError
 __all__ = ["MISSING", "IndexedManifest"]
 
 MISSING = -1  # the size of a recording that is not there
+NO_MEMBER = (-1, -1, -1)  # a recording that is a file of its own
 
 
 @dataclass
@@ -37,7 +39,22 @@ class _Lines:
     durations: array = field(default_factory=lambda: array("d"))
     sizes: array = field(default_factory=lambda: array("q"))
     text_bytes: array = field(default_factory=lambda: array("i"))
+    members: array = field(default_factory=lambda: array("q"))  # none, or NO_MEMBER a line
     errors: list[str] = field(default_factory=list)
+
+    def add_member(self, audio: str, folder: Path, shards: dict[str, int]) -> None:
+        """Where the line before the next is in a tar file, if it is. Nothing is kept until the
+        first such line."""
+        file, place = split_archive(Path(audio)) if ".tar:" in audio else (None, None)
+        if place is None or file is None or not file.name.endswith(".tar"):
+            if self.members:
+                self.members.extend(NO_MEMBER)
+            return
+        if not self.members:
+            self.members.extend(NO_MEMBER * len(self.starts))
+        name = location(file if "://" in audio else folder / file)
+        start, count = map(int, place.split(":"))
+        self.members.extend((shards.setdefault(name, len(shards)), start, count))
 
 
 class IndexedManifest(Sequence[Utterance]):
@@ -46,6 +63,10 @@ class IndexedManifest(Sequence[Utterance]):
     durations: (N,) float64, seconds. sizes: (N,) int64, bytes of the files (MISSING: no such file,
     or one that is not on this machine). text_bytes: (N,) int32, of the texts in UTF-8, normalised
     (what the normaliser refuses: 0). characters: those of all texts, normalised.
+
+    Where some recordings are members of tar files, `shards` are the paths or URLs of these, and
+    `members` (N, 3) int64 has the number of the shard, where the member's bytes begin, and how many
+    there are (NO_MEMBER for other recordings); else `members` is None.
     """
 
     def __init__(
@@ -55,12 +76,14 @@ class IndexedManifest(Sequence[Utterance]):
         starts: np.ndarray,
         columns: dict[str, np.ndarray],
         characters: set[str],
+        shards: Sequence[str] = (),
     ) -> None:
         self.paths, self.characters = list(paths), characters
         self._files, self._starts = files, starts
         self.durations = columns["durations"]
         self.sizes = columns["sizes"]
         self.text_bytes = columns["text_bytes"]
+        self.members, self.shards = columns.get("members"), list(shards)
         self._maps: dict[int, mmap.mmap] = {}
 
     @classmethod
@@ -73,8 +96,9 @@ class IndexedManifest(Sequence[Utterance]):
         files = [Path(path) for path in paths]
         found: list[tuple[np.ndarray, _Lines]] = []
         characters: set[str] = set()
+        shards: dict[str, int] = {}
         for path in files:
-            lines = _scan(path, normalizer, characters)
+            lines = _scan(path, normalizer, characters, shards)
             if lines.errors:
                 more = len(lines.errors) - ERRORS_SHOWN
                 lines.errors[ERRORS_SHOWN:] = [f"and {more} more wrong lines"] if more > 0 else []
@@ -91,7 +115,14 @@ class IndexedManifest(Sequence[Utterance]):
             "sizes": column("sizes", np.int64),
             "text_bytes": column("text_bytes", np.int32),
         }
-        return cls(files, of, column("starts", np.int64), columns, characters)
+        if shards:
+            columns["members"] = np.concatenate(
+                [
+                    np.frombuffer(lines.members or array("q", NO_MEMBER * len(lines.starts)), "q")
+                    for _, lines in found
+                ]
+            ).reshape(-1, 3)
+        return cls(files, of, column("starts", np.int64), columns, characters, list(shards))
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -117,15 +148,17 @@ class IndexedManifest(Sequence[Utterance]):
     def select(self, indices: np.ndarray) -> "IndexedManifest":
         """Some of the utterances, in that order."""
         columns = {n: getattr(self, n)[indices] for n in ("durations", "sizes", "text_bytes")}
+        if self.members is not None:
+            columns["members"] = self.members[indices]
         files, starts = self._files[indices], self._starts[indices]
-        return IndexedManifest(self.paths, files, starts, columns, self.characters)
+        return IndexedManifest(self.paths, files, starts, columns, self.characters, self.shards)
 
     def of_file(self, path: Path) -> "IndexedManifest":
         """The utterances of one of the manifests."""
         return self.select(np.flatnonzero(self._files == self.paths.index(path)))
 
     def joined(self, other: "IndexedManifest") -> "IndexedManifest":
-        """These utterances, then those of `other`."""
+        """These utterances, then those of `other` (without `members`)."""
         names = ("_files", "_starts", "durations", "sizes", "text_bytes")
         shift = np.int32(len(self.paths))
         parts = {n: [getattr(self, n), getattr(other, n)] for n in names}
@@ -149,7 +182,12 @@ class IndexedManifest(Sequence[Utterance]):
         return {**self.__dict__, "_maps": {}}  # mapped anew where it is sent to
 
 
-def _scan(path: Path, normalizer: Callable[[str], str] | None, characters: set[str]) -> _Lines:
+def _scan(
+    path: Path,
+    normalizer: Callable[[str], str] | None,
+    characters: set[str],
+    shards: dict[str, int],
+) -> _Lines:
     """Reads a manifest through. A usual line is looked at here; any other is parsed whole, which
     says what is wrong with it."""
     lines = _Lines()
@@ -197,6 +235,8 @@ def _scan(path: Path, normalizer: Callable[[str], str] | None, characters: set[s
                         words = ""  # told where the utterance is left out
                 if not characters.issuperset(words):
                     characters.update(words)
+                if ".tar:" in audio or lines.members:
+                    lines.add_member(audio, path.parent.absolute(), shards)
                 lines.starts.append(start)
                 lines.durations.append(duration)
                 lines.sizes.append(size(audio))

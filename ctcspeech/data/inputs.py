@@ -33,6 +33,7 @@ __all__ = [
     "audio_chunks",
     "extent_of_audio",
     "extent_of_features",
+    "open_archive",
     "read_audio",
     "read_features",
     "wanted_seconds",
@@ -56,12 +57,15 @@ class Extent:
         return self.available if math.isnan(self.told) else min(self.available, self.told)
 
 
-def read_audio(utterance: Utterance, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
+def read_audio(
+    utterance: Utterance, sample_rate: int | None = None, data: bytes | None = None
+) -> tuple[np.ndarray, int]:
     """The samples of an utterance, float32 (S,), and their rate: `sample_rate`, or the file's own.
 
-    Raises AudioError when the line names no audio, or the file or that part of it cannot be read.
+    data: the bytes of its file, where somebody has read them already. Raises AudioError when the
+    line names no audio, or the file or that part of it cannot be read.
     """
-    with _opened(utterance) as source:
+    with _opened(utterance, data) as source:
         return load(source, sample_rate, utterance.offset, wanted_seconds(utterance))
 
 
@@ -127,9 +131,12 @@ def wanted_seconds(utterance: Utterance) -> float | None:
 
 
 @contextlib.contextmanager
-def _opened(utterance: Utterance) -> Iterator[Path | BinaryIO]:
+def _opened(utterance: Utterance, data: bytes | None = None) -> Iterator[Path | BinaryIO]:
     """The file, or the bytes of a member of a tar file, here or where fsspec finds it."""
     path = _audio_path(utterance)
+    if data is not None:
+        yield _Member(data, location(path))
+        return
     file, place = split_archive(path)
     if place is None:
         yield path
@@ -137,7 +144,7 @@ def _opened(utterance: Utterance) -> Iterator[Path | BinaryIO]:
     start, count = map(int, place.split(":"))
     name = location(path)
     try:
-        with _open_tar(location(file)) as archive:
+        with open_archive(location(file)) as archive:
             archive.seek(start)
             data = archive.read(count)
     except OSError as error:
@@ -147,7 +154,11 @@ def _opened(utterance: Utterance) -> Iterator[Path | BinaryIO]:
     yield _Member(data, name)
 
 
-def _open_tar(name: str) -> Any:
+def open_archive(name: str) -> Any:
+    """A file here, or at a URL that fsspec reads, for reading bytes from any place of it.
+
+    Raises AudioError without fsspec, OSError when it cannot be opened.
+    """
     if "://" not in name:
         return open(name, "rb")
     try:

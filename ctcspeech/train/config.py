@@ -83,6 +83,24 @@ class DataConfig(BaseModel):
         0, ge=0, le=256
     )  # processes that read ahead; 0 reads in the training process
     cache_mb: float = Field(512.0, ge=0, le=1e8)  # decoded recordings kept in memory
+    # For manifests of members of tar files that are too many, or too far away, to be read here and
+    # there: each tar file is read from its beginning to its end, and shuffled within so many
+    # utterances of each of `shard_streams` streams (docs/how-to/large-data.md). Without it the
+    # whole of the data is shuffled, and any utterance may be read at any time.
+    shuffle_buffer: int | None = Field(None, ge=1, le=10_000_000)
+    # Streams in which shards are read at the same time; a multiple of processes times workers.
+    shard_streams: int = Field(8, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _shards_are_not_sorted(self) -> "DataConfig":
+        if self.shuffle_buffer is not None:
+            if self.sorta_grad and "sorta_grad" in self.model_fields_set:
+                raise ValueError(
+                    "sorta_grad sorts all utterances by length, which shards read in their order "
+                    "(shuffle_buffer) cannot be; set it to false"
+                )
+            self.sorta_grad = False
+        return self
 
 
 class TrainConfig(BaseModel):

@@ -3,7 +3,9 @@
 `data.npz` in the run's folder holds a JSON text `record` and, for each manifest, the size in bytes
 of the file of each line. A digest of the manifests' bytes and of the alphabet's file, and the sizes
 of all recordings, of noises and of rooms are compared: enough to notice data that were made anew,
-at the cost of looking up each file once (no recording is read).
+at the cost of looking up each file once (no recording is read). A tar file's size stands for its
+members; what is at a URL is not looked up. No language model takes part in training (validation
+decodes greedily), so none is compared.
 """
 
 import hashlib

@@ -9,8 +9,8 @@ What is added to the loss belongs into `losses`, what follows the weights (their
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -167,9 +167,11 @@ class Learner:
 
     def losses(self, item: Batch) -> Tensor:
         """The loss of each utterance. Raises StepError naming those where it is no number."""
-        emissions, lengths, logits = self._forward(item)
         if not item.utterances:  # a stand-in, so that this process takes part in the step
+            with statistics_kept(self.model):
+                emissions, _, logits = self._forward(item)
             return emissions.sum() * 0.0 + (0.0 if logits is None else logits.sum() * 0.0)
+        emissions, lengths, logits = self._forward(item)
         with self.profile("loss", sampled=True):
             losses = self._ctc(emissions, lengths, item)
             if logits is not None:
@@ -242,6 +244,19 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.model)
         return norm
+
+
+@contextmanager
+def statistics_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Batch norm takes its running statistics, and does not change them."""
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d) and m.training]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

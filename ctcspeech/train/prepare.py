@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,12 @@ from ctcspeech.audio.feature_config import FeatureConfig, num_frames
 from ctcspeech.audio.features import FeatureExtractor, FeatureStatistics
 from ctcspeech.ctc.loss import infeasible
 from ctcspeech.data.augment import Augmenter
+from ctcspeech.data.batches import DurationBatchSampler
 from ctcspeech.data.dataset import Item, SpeechDataset
 from ctcspeech.data.frame_shift import propose_frame_shift
 from ctcspeech.data.indexed import IndexedManifest
 from ctcspeech.data.manifest import Utterance
+from ctcspeech.data.shards import ShardBatchSampler, ShardReader
 from ctcspeech.errors import AlphabetError, ConfigError, ManifestError, TrainingError
 from ctcspeech.model.checkpoint import Checkpoint, load_checkpoint
 from ctcspeech.model.deepspeech import AcousticModel, build_model
@@ -30,6 +33,7 @@ __all__ = [
     "compute_statistics",
     "expected_frames",
     "keep_trainable",
+    "make_sampler",
     "prepare",
     "read_manifests",
 ]
@@ -325,3 +329,26 @@ def compute_statistics(
         detail = "" if isinstance(failure, Item) else f"; the first: {failure.reason}"
         raise TrainingError(f"no training utterance could be read{detail}")
     return statistics
+
+
+def make_sampler(
+    config: RunConfig, dataset: SpeechDataset, rank: int, world_size: int
+) -> DurationBatchSampler | ShardBatchSampler:
+    """What puts the training utterances into batches; of tar shards, which are read in their order
+    from then on, another."""
+    data = config.data
+    options: dict[str, Any] = dict(
+        max_seconds=data.batch_seconds,
+        max_utterances=data.max_utterances,
+        seed=config.train.seed,
+        rank=rank,
+        world_size=world_size,
+    )
+    if data.shuffle_buffer is None:
+        return DurationBatchSampler(dataset.durations, sorta_grad=data.sorta_grad, **options)
+    manifest = dataset.utterances
+    assert isinstance(manifest, IndexedManifest)
+    buffer, streams = data.shuffle_buffer, data.shard_streams
+    sampler = ShardBatchSampler(manifest, buffer=buffer, streams=streams, **options)
+    dataset.reader = ShardReader(manifest, buffer, streams)
+    return sampler

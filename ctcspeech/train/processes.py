@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -11,11 +12,15 @@ import torch.distributed as distributed
 
 from ctcspeech.errors import ConfigError, CtcSpeechError, TrainingError
 from ctcspeech.train.config import TrainConfig
+from ctcspeech.train.rendezvous import Meeting
 
 __all__ = ["Process", "precision", "process_group"]
 
 Decision = TypeVar("Decision")
 
+
+# How long a process waits for the others in a step, or for rank 0's statistics, before it gives up.
+PEER_TIMEOUT = timedelta(minutes=30)
 
 # How gloo, NCCL and their store say that a peer is gone.
 _ENDED = re.compile(r"Connection (closed|reset)|[Gg]loo|NCCL|Broken pipe|recvValue", re.I)
@@ -24,8 +29,15 @@ _ENDED = re.compile(r"Connection (closed|reset)|[Gg]loo|NCCL|Broken pipe|recvVal
 class Process:
     """Which of how many processes this is, and its device."""
 
-    def __init__(self, rank: int, world_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        meeting: Meeting | None = None,
+    ) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
+        self._meeting = meeting
 
     def sum(self, *values: float) -> list[float]:
         """The sums of the values over all processes."""
@@ -73,8 +85,13 @@ class Process:
 
     @property
     def restarted(self) -> bool:
-        """Whether torchrun has started this process again, after one of them had ended."""
-        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+        """Whether torchrun has started these processes again, after a training had begun."""
+        return self._meeting is not None and self._meeting.restarted
+
+    def begun(self) -> None:
+        """Notes that the training has begun, for `restarted`."""
+        if self._meeting is not None:
+            self._meeting.begun()
 
 
 @contextmanager
@@ -93,14 +110,28 @@ def process_group(config: TrainConfig) -> Iterator[Process]:
         torch.set_num_threads(config.threads)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        yield Process(0, 1, device)
+        under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        yield Process(0, 1, device, Meeting(0, 1) if under_torchrun else None)
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    rank = int(os.environ["RANK"])
     try:
-        yield Process(distributed.get_rank(), world_size, device)
+        meeting = Meeting(rank, world_size)
+        distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=meeting.store,
+            rank=rank,
+            world_size=world_size,
+            timeout=PEER_TIMEOUT,
+        )
+    except RuntimeError as error:  # torch's, of stores and of connections
+        raise TrainingError(
+            f"process {rank} of {world_size} does not find the others: {error}"
+        ) from error
+    try:
+        yield Process(rank, world_size, device, meeting)
         # gloo's threads may still hold tensors of the last exchange; were they to give them back
         # while Python ends, the process would abort (github.com/pytorch/pytorch/pull/179291).
         distributed.barrier()

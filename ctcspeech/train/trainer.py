@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ctcspeech.data.batches import BatchLoader, DurationBatchSampler
+from ctcspeech.data.batches import BatchLoader
 from ctcspeech.data.dataset import Batch
+from ctcspeech.data.shards import ShardBatchSampler
 from ctcspeech.errors import TrainingError
 from ctcspeech.model.checkpoint import Checkpoint, load_training, save_checkpoint
 from ctcspeech.model.deepspeech import AcousticModel
@@ -32,7 +33,7 @@ from ctcspeech.train.best import Best
 from ctcspeech.train.config import RunConfig
 from ctcspeech.train.learner import Learner, StepError
 from ctcspeech.train.log import Profile, Sums
-from ctcspeech.train.prepare import Manifests, compute_statistics, prepare
+from ctcspeech.train.prepare import Manifests, compute_statistics, make_sampler, prepare
 from ctcspeech.train.processes import Process, process_group
 from ctcspeech.train.reports import EpochEnd, Reports
 from ctcspeech.train.resume import check_data, last_checkpoint, last_folder
@@ -54,10 +55,9 @@ def train(
 
     With `resume` the run in that folder goes on where it stopped (or begins, if there is none); it
     is refused when its data are no longer those of the run, unless `force` lets it begin the epoch
-    anew with the data as they are. Under `torchrun` each process calls this. (What torchrun itself
-    restarts resumes, where the new process group comes up: with gloo it does not always.) SIGTERM
-    and SIGINT end it after the current step with a checkpoint to resume from, and with
-    KeyboardInterrupt.
+    anew with the data as they are. Under `torchrun` each process calls this; what torchrun starts
+    again (`--max-restarts`) resumes by itself. SIGTERM and SIGINT end it after the current step
+    with a checkpoint to resume from, and with KeyboardInterrupt.
 
     Raises TrainingError when training cannot go on, ConfigError, ManifestError, CheckpointError.
     """
@@ -65,6 +65,7 @@ def train(
         if process.rank:
             report = _silent
         trainer = Trainer(config, Path(run), resume or process.restarted, process, report, force)
+        process.begun()
         with trainer.stop:
             return trainer.run()
 
@@ -149,20 +150,17 @@ class Trainer:
             features.set_statistics(self.process.share(statistics))
 
     def _make_loader(self) -> BatchLoader:
-        config, process = self.config, self.process
-        sampler = DurationBatchSampler(
-            self.dataset.durations,
-            config.data.batch_seconds,
-            max_utterances=config.data.max_utterances,
-            sorta_grad=config.data.sorta_grad,
-            seed=config.train.seed,
-            rank=process.rank,
-            world_size=process.world_size,
-        )
+        data, process = self.config.data, self.process
+        sampler = make_sampler(self.config, self.dataset, process.rank, process.world_size)
+        readers = process.world_size * max(1, data.workers)
+        if isinstance(sampler, ShardBatchSampler) and sampler.streams % readers:
+            self.report(
+                f"{sampler.streams} streams of shards (data.shard_streams, or fewer where there "
+                f"are fewer shards) are no multiple of {process.world_size} processes with "
+                f"{data.workers} workers each: shards are read more than once"
+            )
         cuda = self.device.type == "cuda"
-        return BatchLoader(
-            self.dataset, sampler, config.data.workers, report=self.report, pin_memory=cuda
-        )
+        return BatchLoader(self.dataset, sampler, data.workers, report=self.report, pin_memory=cuda)
 
     # -- stopping and resuming ----------------------------------------------------------------
 
