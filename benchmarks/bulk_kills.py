@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from machine import describe
+from machine import describe, write_page
 
 RESULTS = Path(__file__).parent / "results" / "bulk_kills.md"
 
@@ -227,9 +227,7 @@ def write(
         "Equal: the sorted results and the sorted failures are byte for byte those of a run that "
         f"was not killed (SHA-256 of the results {expected[1][:16]}...).",
     ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n".join(text) + "\n")
-    print("\n".join(text))
+    write_page(RESULTS, text)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import psutil
-from machine import describe
+from machine import describe, write_page
 
 RESULTS = Path(__file__).parent / "results" / "bulk_memory.md"
 
@@ -150,9 +150,7 @@ def write(rows: list[dict[str, float]], arguments: argparse.Namespace) -> None:
             f"{row['driver_working']:.0f} | {row['driver_finishing']:.0f} | "
             f"{row['worker_first']:.0f} | {row['worker_last']:.0f} | {row['driver_cpu']:.0f} |"
         )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n".join(text) + "\n")
-    print("\n".join(text))
+    write_page(RESULTS, text)
 
 
 if __name__ == "__main__":

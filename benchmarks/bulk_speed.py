@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from machine import describe
+from machine import describe, write_page
 from transcribe import untrained
 
 RESULTS = Path(__file__).parent / "results" / "bulk_speed.md"
@@ -154,9 +154,7 @@ def write(rows: list[dict], arguments: argparse.Namespace) -> None:
             f"| {shown['bulk']} | {middle['transcribe'] / middle['bulk']:.2f} | "
             f"{starts['transcribe']:.1f} | {starts['bulk']:.1f} | {walls} |"
         )
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n".join(text) + "\n")
-    print("\n".join(text))
+    write_page(RESULTS, text)
 
 
 if __name__ == "__main__":

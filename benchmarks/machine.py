@@ -1,9 +1,18 @@
-"""The machine that a benchmark ran on, in one line."""
+"""What benchmarks share: the machine that they ran on, in one line; writing a page of results."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["describe"]
+__all__ = ["describe", "write_page"]
+
+
+def write_page(path: Path, lines: Sequence[str]) -> None:
+    """Writes a page of results, and prints it."""
+    text = "\n".join(lines) + "\n"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    print(text, end="")
 
 
 def describe() -> str:
