@@ -132,9 +132,9 @@ class BuildCore(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
         link = ["-pthread"]
         if sys.platform == "darwin":
-            link += ["-undefined", "dynamic_lookup"]
+            link += ["-undefined", "dynamic_lookup", "-Wl,-exported_symbol,_PyInit__core"]
         else:
-            link += ["-Wl,--gc-sections", "-s"]
+            link += ["-Wl,--gc-sections", "-s", f"-Wl,--version-script={CSRC / 'exports.map'}"]
         libraries, library_dirs = [], []
         if nvcc:
             library_dirs = [str(cudart_folder(nvcc))]

@@ -4,6 +4,7 @@ each of them can be asked for."""
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,14 @@ def test_nothing_of_an_instruction_set_can_be_shared(source, tmp_path):
     assert any(kind == "T" for kind, _ in symbols), "the table of functions"
     shared = [name for kind, name in symbols if kind in "WVu" and "ctcspeech" in name]
     assert shared == []
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("nm"), reason="no nm, not Linux")
+def test_the_library_shows_its_initialisation_alone():
+    """Else a template of the C++ library might be taken from, or by, another module."""
+    command = ["nm", "--dynamic", "--defined-only", _core.__file__]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert listed[1:] == ["T", "PyInit__core"]
 
 
 @pytest.fixture
