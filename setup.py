@@ -134,7 +134,8 @@ class BuildCore(build_ext):
         if sys.platform == "darwin":
             link += ["-undefined", "dynamic_lookup", "-Wl,-exported_symbol,_PyInit__core"]
         else:
-            link += ["-Wl,--gc-sections", "-s", f"-Wl,--version-script={CSRC / 'bindings' / 'exports.map'}"]
+            shown = CSRC / "bindings" / "exports.map"
+            link += ["-Wl,--gc-sections", "-s", f"-Wl,--version-script={shown}"]
         libraries, library_dirs = [], []
         if nvcc:
             library_dirs = [str(cudart_folder(nvcc))]
