@@ -5,9 +5,10 @@
 
 Pairs come from the catalogues (.mo and .po) of gettext that are found under --data: by default
 those that are installed on this machine, /usr/share/locale. Of a message only its first form is
-taken; messages with markup or formats (%s), or longer than --longest characters, are left out. A
-message is in one of the splits alone, by a digest of its English text; messages that differ by
-case or punctuation alone are in the same one.
+taken; messages with markup or formats (%s), longer than --longest characters, or that stay as
+they are in the other language, and the lists of names of iso-codes are left out. A message is in
+one of the splits alone, by a digest of its English text; messages that differ by case or
+punctuation alone are in the same one.
 
 Writes the numbers of the English letters, (T, 1), one .npy a message, the manifests train.jsonl,
 dev.jsonl and test.jsonl (the text is the translation, the field "source" the English), and
@@ -66,7 +67,7 @@ def collect(data: Path, language: str, longest: int) -> list[tuple[str, str]]:
     found: dict[str, Counter[str]] = {}
     for english, translated in messages(data, language):
         source, target = cleaned(english), cleaned(translated)
-        if fits(source, longest) and fits(target, longest):
+        if source != target and fits(source, longest) and fits(target, longest):
             found.setdefault(source, Counter())[target] += 1
     pairs = [(s, min(t, key=lambda text: (-t[text], text))) for s, t in sorted(found.items())]
     common = set(letters(target for _, target in pairs))
@@ -76,6 +77,8 @@ def collect(data: Path, language: str, longest: int) -> list[tuple[str, str]]:
 def messages(data: Path, language: str) -> Iterator[tuple[str, str]]:
     catalogues = sorted(data.rglob(f"{language}/LC_MESSAGES/*.mo"))
     for path in catalogues:
+        if path.name.startswith("iso_"):  # names of countries and languages by the thousand
+            continue
         try:
             with open(path, "rb") as file:
                 catalogue = gettext.GNUTranslations(file)._catalog  # type: ignore[attr-defined]
