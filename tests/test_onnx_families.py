@@ -90,6 +90,109 @@ def test_kaldi_families_hear_kaldis_features(tmp_path, family, metadata, scale):
     assert emitter.padding_changes_output and emitter.longest_input
 
 
+# -- what sherpa-onnx hears, told by its labels -------------------------------------------------
+
+LEVELS = 256
+
+
+def telling_model(family, index, digit, low, span, normalize):
+    """Frame t says, as label 1 + byte + 256 (t mod 2), one byte of one number of its input: of
+    feature `index`, or of sample 320 t + `index`. The number is (value - low) / span, below 1."""
+    graph = Graph()
+    first, second, shape = {
+        "nemo": ("audio_signal", "length", ["N", BINS, "T"]),
+        "omnilingual": ("x", "", ["N", "S"]),
+    }.get(family, ("x", "x_lens", ["N", "T", BINS]))
+    if family == "omnilingual":
+        end = graph.integers(np.iinfo(np.int64).max)
+        start, axes, steps = graph.integers(index), graph.integers(1), graph.integers(320)
+        row = graph.op("Slice", first, start, end, axes, steps)
+    else:
+        axis = 1 if family == "nemo" else 2
+        row = graph.op("Gather", first, graph.constant(np.int64(index)), axis=axis)  # (N, T)
+    share = graph.op("Sub", row, graph.constant(np.float32(low)))
+    share = graph.op("Mul", share, graph.constant(np.float32(LEVELS**3 / span)))
+    number = graph.op("Cast", graph.op("Floor", share), to=TensorProto.INT64)
+    levels = graph.constant(np.int64(LEVELS))
+    byte = graph.op("Div", number, graph.constant(np.int64(LEVELS**digit)))
+    byte = graph.op("Mod", byte, levels)
+    odd = graph.op("Mod", graph.range(graph.size(row, 1)), graph.constant(np.int64(2)))
+    label = graph.op("Add", byte, graph.op("Mul", odd, levels))
+    label = graph.op("Add", label, graph.constant(np.int64(1)))
+    classes = 2 * LEVELS + 1
+    values = graph.constant(np.array([-20.0, 0.0], np.float32))
+    scores = graph.op("OneHot", label, graph.constant(np.int64(classes)), values, axis=-1)
+    graph.rename(scores, "logprobs")
+    inputs = [(first, np.float32, shape)]
+    outputs = [("logprobs", np.float32, ["N", "T2", classes])]
+    if second:
+        inputs.append((second, np.int64, ["N"]))
+        graph.rename(second, "counts")
+        outputs.append(("counts", np.int64, ["N"]))
+    metadata = {"vocab_size": str(classes), "subsampling_factor": "1", "normalize_type": normalize}
+    return graph.model(inputs, outputs, metadata)
+
+
+def heard(folder, family, samples, indices, low, span, normalize=""):
+    """(T, len(indices)): what the wheel's front end gives a model of this family."""
+    sherpa_onnx = pytest.importorskip("sherpa_onnx")
+    (folder / "tokens.txt").write_text(
+        "<blk> 0\n" + "".join(f"k{k}_ {k}\n" for k in range(1, 2 * LEVELS + 1))
+    )
+    name = "from_omnilingual_asr_ctc" if family == "omnilingual" else f"from_{family}_ctc"
+    columns = []
+    for index in indices:
+        total = 0
+        for digit in range(3):
+            file = folder / "tells.onnx"
+            onnx.save(telling_model(family, index, digit, low, span, normalize), file)
+            recognizer = getattr(sherpa_onnx.OfflineRecognizer, name)(
+                model=str(file), tokens=str(folder / "tokens.txt")
+            )
+            stream = recognizer.create_stream()
+            stream.accept_waveform(16000, samples)
+            recognizer.decode_stream(stream)
+            labels = [int(token.strip("k_")) for token in stream.result.tokens]
+            total = total + (np.array(labels) - 1) % LEVELS * LEVELS**digit
+        columns.append(total / LEVELS**3 * span + low)
+    return np.stack(columns, axis=1)
+
+
+@pytest.mark.parametrize(
+    ("family", "normalize", "low", "span"),
+    [("nemo", "per_feature", -8, 16), ("nemo", "", -40, 80), ("zipformer", "", -40, 80)],
+)
+def test_features_are_those_that_sherpa_onnx_hears(tmp_path, family, normalize, low, span):
+    metadata = {**NEMO, "normalize_type": normalize} if family == "nemo" else ZIPFORMER
+    emitter = OnnxEmitter.load(folder_of(tmp_path, family, metadata))
+    bins = [0, 7, 33, 79]
+    for seed, length in ((0, 16000), (1, 9973), (2, 8081)):
+        samples = speech_like(length, seed, noise=0.01)
+        samples[1000:3000] *= 1e-4  # where floors count
+        found = heard(tmp_path, family, samples, bins, low, span, normalize)
+        np.testing.assert_allclose(emitter.contract.prepare(samples)[:, bins], found, atol=1e-3)
+
+
+def test_wenets_features_are_those_that_sherpa_onnx_hears(tmp_path):
+    emitter = OnnxEmitter.load(folder_of(tmp_path, "wenet", WENET))
+    samples = 0.5 * speech_like(16000, 0, noise=0.05)
+    found = heard(tmp_path, "wenet", samples, [5, 20, 50], -40, 80)
+    difference = np.abs(emitter.contract.prepare(samples)[:, [5, 20, 50]] - found)
+    # It adds noise of deviation 1 to samples of 16 bits, another one for each byte that is told.
+    assert np.median(difference) < 0.002 and np.quantile(difference, 0.9) < 0.01
+
+
+def test_omnilinguals_samples_are_those_that_sherpa_onnx_hears(tmp_path):
+    model, _ = samples_model(5, "x")
+    onnx.save(model, tmp_path / "model.onnx")
+    write_tokens(tmp_path, ["<s>", "<pad>", "</s>", "a", "▁"])
+    emitter = OnnxEmitter.load(tmp_path)
+    samples = 0.05 + 0.03 * speech_like(8000, 1)  # quiet: what is added to the variance counts
+    found = heard(tmp_path, "omnilingual", samples, [0, 100, 319], -16, 32)
+    wanted = emitter.contract.prepare(samples).reshape(-1, 320)[:, [0, 100, 319]]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
 def words(recognizer, samples):
     (emissions,) = recognizer.emissions([samples])
     return recognizer.greedy_decoder().decode([emissions])[0][0].text.split()
@@ -148,7 +251,9 @@ def test_raw_waveforms_are_normalised(tmp_path, family):
     assert emitter.contract.family == family and emitter.blank == 0
     assert emitter.frame_shift_ms == pytest.approx(20)
     samples = 0.2 + speech_like(8000, 1)
-    normal = (samples - samples.mean()) / samples.std()
+    normal = (samples - samples.mean()) / np.sqrt(
+        samples.var() + (1e-5 if family == "omnilingual" else 1e-7)
+    )
     windows = np.lib.stride_tricks.sliding_window_view(normal, 400)[::320]
     logits = windows @ kernel.T
     wanted = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True))

@@ -28,7 +28,7 @@ filter banks and an energy term over windows of 20 ms, one every 10 ms. Exactly:
 7. Normalisation to mean 0 and deviation 1 of each feature: by the statistics of a corpus (nothing
    of the recording itself enters, so that a stream has the same features), or of the utterance.
 
-Presets name the front ends of other runtimes: "nemo" (NeMo's, as sherpa-onnx computes it) and
+Presets name the front ends of other runtimes: "nemo" (NeMo's, as sherpa-onnx 2.0 computes it) and
 "kaldi" (icefall's, k2's and WeNet's filter banks).
 """
 
@@ -59,13 +59,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_bins": 80,
         "energy": False,
         "window_ms": 25.0,
-        "window_shape": "hann_symmetric",
         "pre_emphasis": 0.97,
         "padding": "mirror",
         "fft_size": 512,
         "filters": "slaney",
-        "floor": 1.1920929e-07,
-        "clamp_floor": True,
+        "floor": 2.0**-24,
         "normalization": "utterance",
     },
     "kaldi": {

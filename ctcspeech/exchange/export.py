@@ -119,27 +119,39 @@ def _for_floored_lengths(
 ) -> str:
     """Log-probabilities (N, T', C) of which a reader of floor(T / subsampling) frames misses none.
 
-    Where that is one less than ceil(T / subsampling), one frame is left out, the first of the two
-    in a row that are most certainly blank, and the last one stands there twice: neither changes the
-    labelling.
+    Where that is one less than ceil(T / subsampling), one frame is left out and the last one stands
+    there twice. Greedy decoding stays as it was where the frame left out has the label of the next,
+    or is a blank and its neighbours are unlike; of such frames the surest blank is taken.
     """
+
+    def apart(value: str, steps: int) -> str:
+        """(N, T') of `value` at frame t + steps, -1 where there is none."""
+        sides = (0, 0, 0, 1) if steps > 0 else (0, 1, 0, 0)
+        padded = graph.op("Pad", value, graph.integers(*sides), graph.constant(np.int64(-1)))
+        ends = (np.iinfo(np.int64).max,) if steps > 0 else (-1,)
+        start = graph.integers(max(steps, 0))
+        return graph.op("Slice", padded, start, graph.integers(*ends), graph.integers(1))
+
     one, zero = graph.constant(np.int64(1)), graph.constant(np.int64(0))
-    never = graph.constant(np.float32(-1e9))
     rest = graph.op("Mod", lengths, graph.constant(np.int64(subsampling)))
     step = graph.op("Unsqueeze", graph.op("Min", rest, one), graph.integers(1))  # (N, 1)
     last = graph.op("Max", graph.op("Sub", counts, one), zero)
     last = graph.op("Unsqueeze", last, graph.integers(1))
     frames = graph.range(graph.size(scores, 1))  # (T',)
+    within = graph.op("LessOrEqual", frames, last)  # (N, T')
+    outside = graph.constant(np.int64(-1))
+    path = graph.op("Where", within, graph.op("ArgMax", scores, axis=2, keepdims=0), outside)
+    before, after = apart(path, -1), apart(path, 1)
+    unlike = graph.op("Not", graph.op("Equal", before, after))
+    silent = graph.op("And", graph.op("Equal", path, graph.constant(np.int64(blank))), unlike)
+    spare = graph.op("Or", graph.op("Equal", path, after), silent)
     blanks = graph.op("Gather", scores, graph.constant(np.int64(blank)), axis=2)  # (N, T')
-    following = graph.op("Pad", blanks, graph.integers(0, 0, 0, 1), never)
-    end = graph.integers(np.iinfo(np.int64).max)
-    following = graph.op("Slice", following, graph.integers(1), end, graph.integers(1))
-    little = graph.op("Mul", blanks, graph.constant(np.float32(0.01)))  # where no two are in a row
-    pairs = graph.op("Add", graph.op("Min", blanks, following), little)
-    pairs = graph.op("Where", graph.op("Less", frames, last), pairs, never)
-    left_out = graph.op("ArgMax", pairs, axis=1, keepdims=1)  # (N, 1)
-    after = graph.op("Cast", graph.op("GreaterOrEqual", frames, left_out), to=7)  # int64
-    index = graph.op("Add", frames, graph.op("Mul", after, step))
+    worse = graph.op("Add", blanks, graph.constant(np.float32(-1e9)))
+    choice = graph.op("Where", spare, blanks, worse)
+    choice = graph.op("Where", within, choice, graph.constant(np.float32(-2e9)))
+    left_out = graph.op("ArgMax", choice, axis=1, keepdims=1)
+    later = graph.op("Cast", graph.op("GreaterOrEqual", frames, left_out), to=7)  # int64
+    index = graph.op("Add", frames, graph.op("Mul", later, step))
     index = graph.op("Unsqueeze", graph.op("Min", index, last), graph.integers(2))
     shape = graph.op("Shape", scores)
     return graph.op("GatherElements", scores, graph.op("Expand", index, shape), axis=1)

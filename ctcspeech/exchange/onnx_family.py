@@ -16,6 +16,7 @@ WeNet as sherpa-onnx loads them, and of transformers' models as optimum exports 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +284,9 @@ class _Foreign:
             if not nemo:
                 values["high_frequency"] = rate / 2 - 400.0
         if nemo and self.metadata.get("normalize_type", "per_feature") != "per_feature":
-            values["normalization"] = "none"
+            # sherpa-onnx floors these as Kaldi does
+            values.update(normalization="none", floor=float(np.finfo(np.float32).eps))
+            values["clamp_floor"] = True
         if self.family == "wenet":
             values["sample_scale"] = 32768.0
         values.update(self.values.get("features") or {})
@@ -303,13 +306,17 @@ class _Foreign:
         if frame is None and "conv_stride" in self.config:
             frame = int(np.prod(self.config["conv_stride"]))
         frame = frame or 320 * rate // 16000
-        normalized = self.family == "omnilingual" or bool(settings.get("do_normalize", True))
+        prepare = _float
+        if self.family == "omnilingual":
+            prepare = partial(_normalized, floor=1e-5)  # fairseq2's layer_norm
+        elif settings.get("do_normalize", True):
+            prepare = _normalized
         inputs = self.session.get_inputs()
         second = inputs[1].name if len(inputs) > 1 else ""
         return Contract(
             name=str(self.file), family=self.family, alphabet=self.alphabet(), sample_rate=rate,
             frame_inputs=frame, inputs=(inputs[0].name, second), outputs=self.outputs(),
-            layout="NS", prepare=_normalized if normalized else _float, subsampling=frame,
+            layout="NS", prepare=prepare, subsampling=frame,
             input_rate=float(rate), shortest=2 * frame, integer_mask="mask" in second,
             metadata=self.metadata,
         )  # fmt: skip
@@ -319,9 +326,9 @@ def _float(samples: npt.NDArray[Any]) -> Array:
     return np.asarray(samples, np.float32)
 
 
-def _normalized(samples: npt.NDArray[Any]) -> Array:
+def _normalized(samples: npt.NDArray[Any], floor: float = 1e-7) -> Array:
     """Mean 0, variance 1, as wav2vec2's feature extractor does it."""
     samples = np.asarray(samples, np.float32)
     if not len(samples):
         return samples
-    return (samples - samples.mean()) / np.sqrt(samples.var() + np.float32(1e-7))
+    return (samples - samples.mean()) / np.sqrt(samples.var() + np.float32(floor))
