@@ -13,6 +13,7 @@ needed for the rest.
 """
 
 import json
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -242,21 +243,30 @@ def from_transformers(
     """
     import torch
 
-    tokenizer = processor.tokenizer
-    size = model.config.vocab_size
-    labels = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(size)))]
-    separator = getattr(tokenizer, "word_delimiter_token", None)
-    labels = [" " if label == separator else label for label in labels]
+    labels, blank = transformers_labels(model, processor)
     rate = processor.feature_extractor.sampling_rate
     shift = _frame_shift_ms(model.config, rate)
     result = []
     for samples in recordings:
-        inputs = processor(samples, sampling_rate=rate, return_tensors="pt")
+        inputs = processor(samples, sampling_rate=rate, return_tensors="pt").to(model.device)
         with torch.inference_mode():
             logits = model.eval()(**inputs).logits[0]
         scores = logits.float().cpu().numpy()
-        result.append(Emissions(scores, labels, int(tokenizer.pad_token_id), shift))
+        result.append(Emissions(scores, labels, blank, shift))
     return result
+
+
+def transformers_labels(model: Any, processor: Any) -> tuple[list[str], int]:
+    """The labels of a Hugging Face CTC model, words apart by " ", and the index of the blank."""
+    tokenizer = processor.tokenizer
+    ids = list(range(model.config.vocab_size))
+    separator = getattr(tokenizer, "word_delimiter_token", None)
+    labels = _with_spaces(tokenizer.convert_ids_to_tokens(ids), separator)
+    return labels, int(tokenizer.pad_token_id)
+
+
+def _with_spaces(labels: Sequence[Any], separator: str | None) -> list[str]:
+    return [" " if label == separator else str(label) for label in labels]
 
 
 def _frame_shift_ms(config: Any, sample_rate: int) -> float:
@@ -279,17 +289,27 @@ def from_torchaudio(
     """
     import torch
 
-    labels = list(bundle.get_labels())
+    labels = torchaudio_labels(bundle)
     blank = labels.index("-")
-    labels = [" " if label == "|" else label for label in labels]
-    stride = 1
-    for layer in model.feature_extractor.conv_layers:
-        stride *= layer.stride
-    shift = 1000.0 * stride / bundle.sample_rate
+    shift = 1000.0 * torchaudio_stride(model) / bundle.sample_rate
     result = []
     for samples in recordings:
         waveform = torch.from_numpy(np.ascontiguousarray(samples, np.float32))[None]
         with torch.inference_mode():
             scores, _ = model.eval()(waveform)
-        result.append(Emissions(scores[0].cpu().numpy(), labels, blank, shift))
+        scores = scores[0, :, : len(labels)].cpu().numpy()  # without the star
+        result.append(Emissions(scores, labels, blank, shift))
     return result
+
+
+def torchaudio_labels(bundle: Any) -> list[str]:
+    """Those of a bundle, words apart by " ", without the star of those for alignment."""
+    labels = bundle.get_labels()
+    starred = hasattr(bundle, "get_dict")
+    return _with_spaces(labels[:-1] if starred and labels[-1] == "*" else labels, "|")
+
+
+def torchaudio_stride(model: Any) -> int:
+    """Samples from one frame to the next. Models that normalise their input wrap another."""
+    layers = getattr(model, "model", model).feature_extractor.conv_layers
+    return math.prod(int(layer.stride) for layer in layers)

@@ -137,6 +137,40 @@ def test_int8_is_near_and_smaller(tmp_path):
         np.testing.assert_allclose(rows, emitter.compute([item])[0], atol=2e-5)
 
 
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_gru_of_8_bit_products_is_near_torchs(directions):
+    from ctcspeech.exchange.graph import Graph
+    from ctcspeech.exchange.graph_gru import SMALLEST
+    from ctcspeech.exchange.graph_model import Affine, add_recurrent
+    from ctcspeech.model.recurrent import RecurrentLayer
+
+    torch.manual_seed(0)
+    layer = RecurrentLayer("gru", 24, SMALLEST, directions == 2, "concat").eval()
+    graph = Graph(int8=True)
+    plain = Affine(np.ones(24), np.zeros(24))
+    graph.rename(add_recurrent(graph, layer, "x", "lengths", plain), "y")
+    model = graph.model(
+        [("x", np.float32, ["T", "N", 24]), ("lengths", np.int64, ["N"])],
+        [("y", np.float32, ["T", "N", layer.output_size])],
+    )
+    assert not [node for node in model.graph.node if node.op_type == "GRU"]
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    lengths = np.array([40, 25, 1])
+    inputs = np.random.default_rng(0).normal(0, 2, (40, 3, 24)).astype(np.float32)
+    (found,) = session.run(None, {"x": inputs, "lengths": lengths})
+    for number, length in enumerate(lengths):
+        item = torch.from_numpy(inputs[:length, number : number + 1])
+        with torch.inference_mode():
+            wanted = layer.cell(item)[0].numpy()
+        np.testing.assert_allclose(found[:length, number : number + 1], wanted, atol=0.05)
+        assert np.abs(found[:length, number : number + 1] - wanted).mean() < 0.01
+        assert not found[length:, number].any()
+        # Neither what stands after its end nor what stands beside it changes a recording.
+        feed = {"x": inputs[:length, number : number + 1], "lengths": lengths[number : number + 1]}
+        (alone,) = session.run(None, feed)
+        np.testing.assert_allclose(found[:length, number : number + 1], alone, atol=1e-5)
+
+
 def test_precomputed_features(tmp_path):
     features = FeatureExtractor(
         FeatureConfig(kind="precomputed", num_features=13, deltas=1, normalization="utterance")

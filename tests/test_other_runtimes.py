@@ -31,7 +31,7 @@ channels = [64, 64]
 time_width = [5, 5]
 time_stride = [2, 2]
 layers = 1
-hidden = 96
+hidden = 160  # int8: with the GRU of 8-bit products
 merge = "concat"
 
 [train]

@@ -33,11 +33,12 @@ Value = tuple[str, type, Sequence[str | int | None]]
 class Graph:
     """Nodes and constants under construction. Names are made up; values are their names.
 
-    int8: `weight` stores matrices as 8-bit integers, one scale a row of output.
+    int8: `weight` stores matrices as 8-bit integers, one scale a row of output. prefix: of names.
     """
 
-    def __init__(self, int8: bool = False) -> None:
-        self.int8 = int8
+    def __init__(self, int8: bool = False, prefix: str = "") -> None:
+        self.int8, self.prefix = int8, prefix
+        self._inner = 0
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -45,7 +46,7 @@ class Graph:
 
     def name(self, hint: str) -> str:
         self._count += 1
-        return f"{hint.lower()}_{self._count}"
+        return f"{self.prefix}{hint.lower()}_{self._count}"
 
     def constant(self, value: Any) -> str:
         """A tensor; equal ones are kept once."""
@@ -126,13 +127,13 @@ class Graph:
 
     # -- the whole ----------------------------------------------------------------------------
 
-    def model(
-        self,
-        inputs: Sequence[Value],
-        outputs: Sequence[Value],
-        metadata: Mapping[str, str] | None = None,
-    ) -> onnx.ModelProto:
-        """The model, checked by onnx."""
+    def inner(self) -> "Graph":
+        """A graph for the `body` of a node of this one, whose names are others."""
+        self._inner += 1
+        return Graph(self.int8, f"{self.prefix}body_{self._inner}_")
+
+    def body(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> onnx.GraphProto:
+        """What a Scan does at each step, or a model as a whole."""
 
         def infos(values: Sequence[Value]) -> list[onnx.ValueInfoProto]:
             return [
@@ -140,9 +141,17 @@ class Graph:
                 for name, kind, shape in values
             ]
 
-        graph = helper.make_graph(
-            self._nodes, "ctcspeech", infos(inputs), infos(outputs), self._constants
-        )
+        name = self.prefix or "ctcspeech"
+        return helper.make_graph(self._nodes, name, infos(inputs), infos(outputs), self._constants)
+
+    def model(
+        self,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        metadata: Mapping[str, str] | None = None,
+    ) -> onnx.ModelProto:
+        """The model, checked by onnx."""
+        graph = self.body(inputs, outputs)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ctcspeech.errors import ModelError
 from ctcspeech.exchange.graph import Graph
+from ctcspeech.exchange.graph_gru import SMALLEST, add_quantized_gru
 from ctcspeech.model.deepspeech import AcousticModel, ConvolutionLayer, DeepSpeech1, DeepSpeech2
 from ctcspeech.model.recurrent import RecurrentLayer
 
@@ -163,6 +164,15 @@ def add_recurrent(
 ) -> str:
     """(T, N, I) to (T, N, O)."""
     weight, recurrent, bias = recurrent_weights(layer, affine)
+    if graph.int8 and layer.kind == "gru" and layer.hidden >= SMALLEST:
+        mask = graph.op("Transpose", graph.mask(lengths, inputs, 0), perm=[1, 0])
+        mask = graph.op("Unsqueeze", mask, graph.integers(2))  # (T, N, 1)
+        directions = add_quantized_gru(graph, inputs, mask, weight, recurrent, bias)
+        if len(directions) == 1:
+            return directions[0]
+        if layer.merge == "sum":
+            return graph.op("Add", *directions)
+        return graph.op("Concat", *directions, axis=2)
     one = graph.constant(np.int64(1))
     sequence = graph.op("Cast", graph.op("Max", lengths, one), to=6)  # int32
     options: dict[str, object] = {"hidden_size": layer.hidden}

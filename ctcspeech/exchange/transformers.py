@@ -1,6 +1,7 @@
 """Hugging Face models with a CTC head: wav2vec2, HuBERT, WavLM, MMS, SEW, Data2Vec, ...
 
 emitter = TransformersEmitter.load("my-model/")         # as save_pretrained writes it
+emitter = TransformersEmitter.load("mms/", language="fra")   # with this language's adapter
 
 Weights are read from safetensors only, and no code that comes with a model is run.
 """
@@ -12,22 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ctcspeech.emissions import Emitter, from_transformers
+from ctcspeech.emissions import from_transformers, transformers_labels
 from ctcspeech.errors import ModelError
 from ctcspeech.exchange.labels import alphabet_of
-from ctcspeech.exchange.onnx_model import log_softmax
+from ctcspeech.exchange.torch_emitter import TorchEmitter
 from ctcspeech.extras import require
 
 __all__ = ["TransformersEmitter"]
 
-_LONGEST = 30.0  # seconds at once; attention over more takes memory with their square
+_LOCAL = {"local_files_only": True}
 
 
-class TransformersEmitter(Emitter):
-    """A model and its processor. Each recording is computed alone, on one thread."""
-
-    padding_changes_output = True
-    longest_input = _LONGEST
+class TransformersEmitter(TorchEmitter):
+    """A model and its processor."""
 
     def __init__(self, model: Any, processor: Any, device: str = "cpu") -> None:
         self.model, self.processor = model.eval().to(device), processor
@@ -38,10 +36,7 @@ class TransformersEmitter(Emitter):
             raise ModelError(
                 f"the tokenizer has {len(tokenizer)} labels, but the model writes {size}"
             )
-        labels = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(size)))]
-        separator = getattr(tokenizer, "word_delimiter_token", None)
-        labels = [" " if label == separator else label for label in labels]
-        self.alphabet = alphabet_of(labels, int(tokenizer.pad_token_id))
+        self.alphabet = alphabet_of(*transformers_labels(model, processor))
         self.sample_rate = int(processor.feature_extractor.sampling_rate)
         ratio = getattr(model.config, "inputs_to_logits_ratio", None)
         if ratio is None:
@@ -52,8 +47,13 @@ class TransformersEmitter(Emitter):
         self.frame_inputs = int(ratio)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str], device: str = "cpu") -> "TransformersEmitter":
-        """Of a folder as `save_pretrained` writes it. Raises ModelError."""
+    def load(
+        cls, folder: str | os.PathLike[str], device: str = "cpu", language: str | None = None
+    ) -> "TransformersEmitter":
+        """Of a folder as `save_pretrained` writes it. Raises ModelError.
+
+        language: of MMS's, each of which has an adapter and labels; by default the model's own.
+        """
         folder = Path(folder)
         transformers = require("transformers", "a Hugging Face model")
         require("torch", "a Hugging Face model")
@@ -62,15 +62,20 @@ class TransformersEmitter(Emitter):
                 f"{folder} has no .safetensors file: weights are not read from pickles "
                 "(pytorch_model.bin), which can run any code; convert them with save_pretrained"
             )
+        if language is not None:
+            _check_adapter(folder, language)
         quiet = transformers.utils.logging
         verbosity = quiet.get_verbosity()
         quiet.set_verbosity_error()
-        options = {"local_files_only": True, "trust_remote_code": False}
+        options = {**_LOCAL, "trust_remote_code": False}
         try:
             model = transformers.AutoModelForCTC.from_pretrained(
                 folder, use_safetensors=True, **options
             )
             processor = transformers.AutoProcessor.from_pretrained(folder, **options)
+            if language is not None:
+                processor.tokenizer.set_target_lang(language)
+                model.load_adapter(language, use_safetensors=True, **_LOCAL)
         except Exception as error:  # whatever a foreign configuration provokes
             raise ModelError(
                 f"{folder} cannot be used as a CTC model of transformers: "
@@ -85,16 +90,13 @@ class TransformersEmitter(Emitter):
             )
         return cls(model, processor, device)
 
-    @property
-    def default_threads(self) -> int:
-        return super().default_threads if self.device == "cpu" else 1
+    def scores(self, samples: npt.NDArray[Any]) -> npt.NDArray[np.floating[Any]]:
+        return from_transformers(self.model, self.processor, [samples])[0].scores
 
-    def compute(self, inputs: list[npt.NDArray[Any]]) -> list[npt.NDArray[np.float32]]:
-        results: list[npt.NDArray[np.float32]] = []
-        for item in inputs:
-            if len(item) < 2 * self.frame_inputs:
-                results.append(np.zeros((0, len(self.alphabet)), np.float32))
-                continue
-            (emissions,) = from_transformers(self.model, self.processor, [item])
-            results.append(log_softmax(emissions.scores.astype(np.float32)))
-        return results
+
+def _check_adapter(folder: Path, language: str) -> None:
+    """transformers would look for a pickle of that name next."""
+    if not (folder / f"adapter.{language}.safetensors").is_file():
+        names = (file.name.split(".")[1] for file in folder.glob("adapter.*.safetensors"))
+        there = ", ".join(sorted(names)) or "none"
+        raise ModelError(f"{folder} has no adapter for the language {language!r}; it has {there}")

@@ -8,6 +8,7 @@ import torch
 
 from ctcspeech.audio.features import FeatureExtractor
 from ctcspeech.emissions import Emitter
+from ctcspeech.exchange.torch_emitter import one_thread_each
 from ctcspeech.model.attention import AttentionDecoder
 from ctcspeech.model.checkpoint import load_checkpoint
 from ctcspeech.model.deepspeech import AcousticModel
@@ -66,16 +67,8 @@ class CheckpointEmitter(Emitter):
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     def prepare_threads(self, in_each: Callable[[Callable[[], None]], None]) -> None:
-        if self.device.type != "cpu":
-            return
-
-        def one_each() -> None:
-            torch.get_num_threads()  # a thread's first call takes the program's number
-            torch.set_num_threads(1)
-
-        before = torch.get_num_threads()
-        in_each(one_each)
-        torch.set_num_threads(before)  # of the other threads of the program
+        if self.device.type == "cpu":
+            one_thread_each(in_each)
 
     @property
     def attention(self) -> AttentionDecoder | None:

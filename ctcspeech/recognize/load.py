@@ -7,6 +7,7 @@
 | exported/streaming.onnx | an ONNX model with the state of streams, or its folder |
 | a folder with config.json of transformers | as `save_pretrained` writes it |
 | hf:owner/name, hf:owner/name@revision | the same of a hub, fetched when first used |
+| folder#fra, hf:facebook/mms-1b-all#fra | such a model with the adapter of a language (MMS) |
 | torchaudio:WAV2VEC2_ASR_BASE_960H | a pipeline of torchaudio |
 """
 
@@ -44,13 +45,15 @@ def load_emitter(model: str | os.PathLike[str], device: str = "cpu") -> Loaded:
 
         _only_cpu(name, device)
         return Loaded(TorchaudioEmitter.load(name.removeprefix(TORCHAUDIO)), None, own=False)
-    path = _path(name)
-    if _is_onnx(path):
-        return _onnx(path, device)
-    if path.is_dir() and _is_pretrained(path):
+    path, language = _path(name)
+    if path.is_dir() and _is_pretrained(path) and not _is_onnx(path):
         from ctcspeech.exchange.transformers import TransformersEmitter
 
-        return Loaded(TransformersEmitter.load(path, device), path, own=False)
+        return Loaded(TransformersEmitter.load(path, device, language), path, own=False)
+    if language is not None:
+        raise ModelError(f"{name}: only models of transformers have adapters of languages")
+    if _is_onnx(path):
+        return _onnx(path, device)
     return _checkpoint(path, device)
 
 
@@ -59,7 +62,7 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     name = os.fspath(model)
     if name.startswith(TORCHAUDIO):
         raise ModelError(f"nothing can be kept with {name}: it has no folder")
-    path = _path(name)
+    path, _ = _path(name)
     if _is_onnx(path):
         return path if path.is_dir() else path.parent
     if path.is_dir() and _is_pretrained(path):
@@ -69,12 +72,16 @@ def model_folder(model: str | os.PathLike[str]) -> Path:
     return find_checkpoint(path)
 
 
-def _path(name: str) -> Path:
-    if name.startswith("hf:"):
+def _path(name: str) -> tuple[Path, str | None]:
+    """The file or folder, and the language after its "#"."""
+    stem, mark, language = name.rpartition("#")
+    if not mark or os.path.exists(name):
+        stem, language = name, ""
+    if stem.startswith("hf:"):
         from ctcspeech.exchange.hub import fetch
 
-        return fetch(name)
-    return Path(name)
+        return fetch(stem, language or None), language or None
+    return Path(stem), language or None
 
 
 def _is_onnx(path: Path) -> bool:
