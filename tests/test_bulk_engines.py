@@ -17,6 +17,7 @@ import soundfile
 import torch
 from bulk_models import broken, deadly, tones
 from test_bulk import MODEL, calls, lines, transcribed  # noqa: F401  (calls is a fixture)
+from test_export import MODELS, checkpoint_of, saved
 from tone_language import RATE, say, words, write
 from typer.testing import CliRunner
 
@@ -336,3 +337,32 @@ def test_threads_do_not_stay(tmp_path, calls):  # noqa: F811
     before = threading.active_count()
     run(tmp_path / "out", [calls / "calls.jsonl"], processes(tones, 1))
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "hub"])
+def test_models_of_onnx_and_of_a_hub(tmp_path, calls, monkeypatch, kind):  # noqa: F811
+    """Two processes: each line is what `transcribe` says of that recording; another file of the
+    same name is another model."""
+    from ctcspeech import Recognizer
+    from ctcspeech.exchange import hub
+    from ctcspeech.exchange.export import export
+
+    folder = tmp_path / "out"
+    export(saved(tmp_path, checkpoint_of(MODELS["gru"], num_bins=20)), folder)
+    name = {"folder": folder, "file": folder / "model.onnx", "hub": "hf:owner/name"}[kind]
+    workers = "2"
+    if kind == "hub":  # as fetched before; what fetches it, test_hub.py tries
+        monkeypatch.setattr(hub, "fetch", lambda *arguments: folder)
+        workers = "0"  # this process, where the hub is
+    recordings = sorted(calls.glob("*.wav"))[:6]
+    arguments = ["bulk", name, *recordings, "-o", tmp_path / "texts", "--workers", workers]
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    (file,) = (tmp_path / "texts" / "results").glob("*.jsonl")
+    found = {Path(line["uri"]).name: line["text"] for line in map(json.loads, file.open())}
+    told = Recognizer.load(folder).transcribe(recordings)
+    assert found == {path.name: item.text for path, item in zip(recordings, told, strict=True)}
+    assert any(found.values())
+    (folder / "tokens.txt").write_text("another")
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 1 and "model" in result.output

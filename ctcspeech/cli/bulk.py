@@ -46,7 +46,8 @@ def bulk(
     model: Path = typer.Argument(
         ...,
         metavar="MODEL",
-        help="A run or a checkpoint folder, at the same place on all machines.",
+        help="As every verb takes it: a run, an ONNX model, a folder of transformers, "
+        "hf:owner/name; at the same place on all machines.",
     ),
     inputs: list[str] = typer.Argument(
         ...,
@@ -241,35 +242,22 @@ def _load(model: Path, device: str, options: DecodingOptions, max_seconds: float
 
 
 def _model_identity(model: Path) -> dict[str, Any]:
-    """What the model is, by its files: their names and contents; a hub's model by its name."""
-    folder = _model_folder(model)
-    if folder is None:
+    """What the model is, by its files: their names and contents; a torchaudio's by its name."""
+    if str(model).startswith("torchaudio:"):
         return {"name": str(model), "identity": str(model)}
+    from ctcspeech.recognize.load import model_folder
+
+    folder = model_folder(str(model))  # which says what is missing, and fetches what is of a hub
     names = sorted(file for file in folder.iterdir() if file.is_file())
     if model.is_file():  # an ONNX model, and what lies beside it
-        names = [file for file in names if file == model or file.suffix in (".json", ".data")]
+        kinds = (".json", ".txt", ".data")
+        names = [file for file in names if file == model or file.suffix in kinds]
     kept = [file for file in names if file.name != "training.pt"]
     files = {file.name: _hash(file) for file in kept}
     language_model = _own_language_model(folder)
     if language_model is not None:
         files["language model"] = _hash(language_model)
     return {"name": str(model), "identity": files}
-
-
-def _model_folder(model: Path) -> Path | None:
-    """Where the files of a model are; None if it is no local one."""
-    if model.is_file():
-        return model.parent
-    for folder in (model, model / "model", model / "checkpoints" / "last"):
-        if (folder / "config.json").is_file():
-            return folder
-    if model.is_dir() and any(model.glob("*.onnx")):
-        return model
-    if str(model).startswith("hf:"):
-        return None
-    from ctcspeech.model.checkpoint import find_checkpoint
-
-    return find_checkpoint(model)  # which says what is missing
 
 
 def _own_language_model(folder: Path) -> Path | None:
