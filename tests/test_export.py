@@ -137,6 +137,24 @@ def test_int8_is_near_and_smaller(tmp_path):
         np.testing.assert_allclose(rows, emitter.compute([item])[0], atol=2e-5)
 
 
+def test_a_graph_that_differs_is_refused(tmp_path, monkeypatch):
+    from ctcspeech.exchange import export as module
+
+    folder = saved(tmp_path, checkpoint_of(MODELS["gru"], **FEATURES["corpus"]))
+    graph = module.onnx_model
+
+    def wrong(checkpoint, *arguments, **options):
+        checkpoint.features.mean += 0.3
+        made = graph(checkpoint, *arguments, **options)
+        checkpoint.features.mean -= 0.3
+        return made
+
+    monkeypatch.setattr(module, "onnx_model", wrong)
+    with pytest.raises(ModelError, match="differs from torch by .* allowed is 0.01"):
+        export(folder, tmp_path / "wrong", samples=signals()[-4:])
+    assert not (tmp_path / "wrong" / "model.onnx").exists()
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 def test_a_gru_of_8_bit_products_is_near_torchs(directions):
     from ctcspeech.exchange.graph import Graph

@@ -73,6 +73,7 @@ def export(
         _export_streaming(model, out, steps)
         return
     from ctcspeech.exchange.card import write_card
+    from ctcspeech.exchange.export import TOLERANCE
     from ctcspeech.exchange.export import export as run
 
     exported = run(model, out, layout=layout.value, int8=int8, samples=_samples(model, manifest))
@@ -82,6 +83,11 @@ def export(
             f"{name}: {size:,} bytes, log-probabilities differ from torch's by at most "
             f"{difference:.2g}"
         )
+        if name == "model.onnx" and difference >= TOLERANCE:
+            print(
+                f"  (more than {TOLERANCE:g}: this model magnifies rounding; compare error rates "
+                "with -m MANIFEST)"
+            )
     measured = {}
     if manifest is not None:
         measured = {
