@@ -2,8 +2,10 @@
 
 Accuracy and delay of live recognition, without a clock: recordings go in by 20 ms, and a time is
 the second of audio that had come. The streaming model goes by its state, the offline one by windows
-of several sizes; both on whole recordings, too. Delay of a word: from its end, which `align_text`
-tells by the offline model, until the result that has it and all words before it as in the end, for
+of several sizes; both on whole recordings, too. Each live recording is followed by 1.5 s of faint
+noise, so that a model that waits for the end of its input is seen to wait. Delay of a word: from
+its end, which `align_text` tells by the offline model, and of the last word the last 10 ms within
+30 dB of the loudest, until the result that has it and all words before it as in the end, for
 recordings without an error. Results go to benchmarks/results/live.md (--write).
 
 With --joined MINUTES: so much of the manifest's recordings in one stream, pauses of 0.1 to 3 s
@@ -29,7 +31,7 @@ from ctcspeech.recognize.recognizer import Recognizer
 from ctcspeech.text.error_rates import word_errors
 
 RESULTS = Path(__file__).parent / "results" / "live.md"
-CHUNK = 0.02
+CHUNK, PAUSE = 0.02, 1.5
 WINDOWS = [Windows(), Windows(2.0, 0.3, 0.4), Windows(1.0, 0.2, 0.2)]
 
 
@@ -129,7 +131,15 @@ def word_ends(recognizer, utterance) -> list[float]:
     """Seconds at which the words of the reference end."""
     samples = load(utterance.path, recognizer.sample_rate)[0]
     aligned = align_text(recognizer.emitter.emissions(samples), utterance.text, recognizer.alphabet)
-    return [word.end for word in aligned.words]
+    return [*(word.end for word in aligned.words[:-1]), speech_end(samples, recognizer.sample_rate)]
+
+
+def speech_end(samples: np.ndarray, rate: int) -> float:
+    """Seconds to the end of the last 10 ms that are within 30 dB of the loudest."""
+    size = rate // 100
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    power = np.square(frames, dtype=np.float64).mean(1)
+    return float(np.flatnonzero(power > power.max() / 1000)[-1] + 1) / 100
 
 
 def whole(recognizer, utterances, lm, name) -> str:
@@ -154,6 +164,8 @@ def live(recognizer, windows, utterances, ends, lm, silence, name) -> str:
     texts, delays, seconds, used = [], [], 0.0, time.process_time()
     for utterance, known in zip(utterances, ends, strict=True):
         samples = load(utterance.path, made.sample_rate)[0]
+        pause = 1e-4 * np.random.default_rng(0).standard_normal(int(PAUSE * made.sample_rate))
+        samples = np.concatenate([samples, pause]).astype(np.float32)
         seconds += len(samples) / made.sample_rate
         shown = follow(made.stream(), samples, made.sample_rate)
         final = shown[-1][1] if shown else []

@@ -37,6 +37,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import websockets
+from live import speech_end
 from machine import describe
 
 from ctcspeech.audio.read import load
@@ -70,6 +71,7 @@ class Seen:
     finals: list[float] = field(default_factory=list)  # seconds, of recordings that were heard out
     computed: list[float] = field(default_factory=list)  # of each final, from its last sample on
     partials: list[float] = field(default_factory=list)
+    when: list[float] = field(default_factory=list)  # each of these came, on the clock
     sessions: int = 0
     broken: int = 0  # sessions that were left in the middle of a word, as planned
     expected: int = 0  # finals
@@ -152,28 +154,21 @@ def make_script(
     return Script(whole, starts, ends, said, texts)
 
 
-def speech_end(samples: np.ndarray, rate: int) -> float:
-    """Seconds to the end of the last 10 ms that are within 30 dB of the loudest."""
-    size = rate // 100
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    power = np.square(frames, dtype=np.float64).mean(1)
-    return float(np.flatnonzero(power > power.max() / 1000)[-1] + 1) / 100
-
-
 class Served:
     """The command, as users start it."""
 
-    def __init__(self, arguments: argparse.Namespace) -> None:
+    def __init__(self, arguments: argparse.Namespace, more: int = 2, keys: str = "") -> None:
         command = [
             sys.executable, "-m", "ctcspeech", "serve", f"model={arguments.model}", "--port", "0",
             "--silence", str(SILENCE), "--no-access-log",
-            "--max-connections", str(max(arguments.streams + 2, 4)),
+            "--max-connections", str(arguments.streams + more),
         ]  # fmt: skip
         if arguments.lm:
             command += ["--lm", str(arguments.lm)]
         self.log = tempfile.NamedTemporaryFile("r", suffix=".log")
         with open(self.log.name, "w") as told:
-            self.process = subprocess.Popen(command, stderr=told)
+            environment = {**os.environ, "CTCSPEECH_KEYS": keys}
+            self.process = subprocess.Popen(command, stderr=told, env=environment)
         while not (line := self.log.readline()):
             assert self.process.poll() is None, "the server has ended"
             time.sleep(0.1)
@@ -239,14 +234,19 @@ async def visits(
 
 
 async def session(
-    server: Served, script: Script, rate: int, seen: Seen, leave: float = 1.0
-) -> None:
-    """One stream from its beginning to its end, or to a share `leave` of it."""
+    server: Served, script: Script, rate: int, seen: Seen, leave: float = 1.0, key: str = "none",
+    over: asyncio.Event | None = None,
+) -> None:  # fmt: skip
+    """One stream from its beginning to its end, to a share `leave` of it, or until it is over."""
     address, size = f"ws{server.address}v1/stream", int(CHUNK * rate)
     heard: list[tuple[float, dict]] = []
+    began = time.monotonic()
     seen.sessions += 1
     try:
-        async with websockets.connect(address, compression=None, ping_interval=None) as socket:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with websockets.connect(
+            address, compression=None, ping_interval=None, additional_headers=headers
+        ) as socket:
             await socket.send(json.dumps({"type": "start", "sample_rate": rate, "words": False}))
             assert json.loads(await socket.recv())["type"] == "ready"
             began = time.monotonic()
@@ -256,6 +256,8 @@ async def session(
                 if wait > 0:
                     await asyncio.sleep(wait)
                 await socket.send(script.samples[i : i + size].tobytes())
+                if over is not None and over.is_set():
+                    break
             if leave < 1:
                 socket.transport.abort()
                 reader.cancel()
@@ -267,13 +269,18 @@ async def session(
         if leave == 1:
             seen.failures.append(f"{type(error).__name__}: {error}")
     seen.audio += leave * len(script.samples) / rate
-    seen.partials += [now - m["heard"] for now, m in heard if m["type"] == "partial"]
+    partials = [(now, message["heard"]) for now, message in heard if message["type"] == "partial"]
+    seen.partials += [now - sound for now, sound in partials]
+    seen.when += [began + now for now, _ in partials]
     if leave < 1:
         seen.broken += 1
         return
     finals = [(now, message) for now, message in heard if message["type"] == "final"]
-    seen.expected += len(script.texts)
-    seen.wrong += [message["text"] for _, message in finals] != script.texts
+    texts, expected = [message["text"] for _, message in finals], script.texts
+    if over is not None:  # the last one was cut short
+        texts, expected = texts[:-1], expected[: len(texts) - 1]
+    seen.expected += len(expected)
+    seen.wrong += texts != expected
     seen.finals += after_speech(script, finals)
     seen.computed += [now - m["heard"] for now, m in finals if m["reason"] == "silence"]
 

@@ -218,11 +218,14 @@ def joined(results):
     return " ".join(result.text for result in results if result.final)
 
 
-@pytest.mark.parametrize("by", ["state", "windows"])
-def test_no_word_is_lost_or_doubled_at_endpoints(by):
+@pytest.mark.parametrize(
+    ("by", "minutes"),
+    [("state", 4), ("windows", 4), pytest.param("state", 60, marks=pytest.mark.slow)],
+)
+def test_no_word_is_lost_or_doubled_at_endpoints(by, minutes):
     generator = np.random.default_rng(6)
     emitter = tone_emitter() if by == "state" else tone_recognizer().emitter
-    samples, texts = speech(4, generator)
+    samples, texts = speech(minutes, generator)
     recognizer = StreamingRecognizer(emitter, endpointing=Endpointing(2.0, 0.6, 8.0), windows=None)
     results = listen(recognizer.stream(), samples, generator)
     finals = [result for result in results if result.final]

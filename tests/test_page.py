@@ -1,5 +1,6 @@
 """The page in a real browser, with a microphone that plays a recording."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -18,6 +19,10 @@ from playwright import sync_api
 from serving import TEXT, serving, spoken
 from tone_language import RATE
 
+from ctcspeech.audio.read import load
+from ctcspeech.data.manifest import read_manifest
+from ctcspeech.recognize.recognizer import Recognizer
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 pytestmark = [
@@ -33,10 +38,10 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def microphone(folder, samples):
+def microphone(folder, samples, rate):
     """A recording as Chromium's fake microphone plays it: 48 kHz, one channel."""
     path = folder / "microphone.wav"
-    soundfile.write(path, soxr.resample(samples, RATE, 48000), 48000, "PCM_16")
+    soundfile.write(path, soxr.resample(samples, rate, 48000), 48000, "PCM_16")
     return path
 
 
@@ -48,14 +53,20 @@ def server():
 
 @pytest.fixture
 def browse(server, tmp_path):
+    with browsing(server, tmp_path) as open_page:
+        yield open_page
+
+
+@contextlib.contextmanager
+def browsing(server, tmp_path):
     """A function that opens the page in a new browser; what goes wrong in it fails the test."""
     faults, opened = [], []
     with sync_api.sync_playwright() as playwright, tempfile.TemporaryDirectory() as data:
 
-        def open_page(samples, **options):
+        def open_page(samples, rate=RATE, **options):
             # Silence before, as a person takes a moment to speak, and after.
-            heard = np.concatenate([np.zeros(RATE), samples, np.zeros(3 * RATE)])
-            fake = f"--use-file-for-fake-audio-capture={microphone(tmp_path, heard)}%noloop"
+            heard = np.concatenate([np.zeros(rate), samples, np.zeros(3 * rate)])
+            fake = f"--use-file-for-fake-audio-capture={microphone(tmp_path, heard, rate)}%noloop"
             context = playwright.chromium.launch_persistent_context(
                 data, executable_path=CHROMIUM, headless=True, args=[*FLAGS, fake],
                 accept_downloads=True, **options,
@@ -131,6 +142,28 @@ def test_a_recording_on_a_telephone(browse, tmp_path, scheme):
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
     keep(page, f"telephone-{scheme}.png")
+
+
+@pytest.mark.data
+def test_a_person_speaks(tmp_path):
+    """A real recording by the microphone: CTCSPEECH_LIVE_MODEL is a streaming model, and
+    CTCSPEECH_LIVE_MANIFEST has the recording, the first one, and its text."""
+    model, manifest = (os.environ.get(f"CTCSPEECH_LIVE_{x}") for x in ("MODEL", "MANIFEST"))
+    if not (model and manifest):
+        pytest.skip("CTCSPEECH_LIVE_MODEL and CTCSPEECH_LIVE_MANIFEST name no model")
+    (utterance, *_) = read_manifest(manifest)
+    recognizer = Recognizer.load(model, threads=1)
+    samples = load(utterance.path, recognizer.sample_rate)[0]
+    with serving(recognizer) as server, browsing(server, tmp_path) as open_page:
+        page = open_page(samples, rate=recognizer.sample_rate)
+        page.keyboard.press("r")
+        page.wait_for_selector("#current span", timeout=30_000)
+        page.wait_for_timeout(1000 * (len(samples) / recognizer.sample_rate + 2))
+        keep(page, "person.png")
+        page.keyboard.press("r")
+        page.wait_for_selector("#status:text('Ready.')", timeout=20_000)
+        keep(page, "person-end.png")
+        assert " ".join(texts(page)) == utterance.text
 
 
 def test_by_keyboard_alone(browse):

@@ -136,6 +136,8 @@ class Server:
 
         options: of `uvicorn.Config`, such as ssl_keyfile and ssl_certfile.
         """
+        _allow_many_files()
+        sys.setswitchinterval(0.001)  # a busy event loop lets the batcher wait no longer than this
         config = uvicorn.Config(self.app, host, port, **{**self.uvicorn_options(), **options})
         server = Draining(config, self)
         with config.bind_socket() as bound:  # so that the port is known, and open before this line
@@ -192,6 +194,16 @@ class Draining(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+
+
+def _allow_many_files() -> None:
+    """A connection is a file, and the usual limit of 1024 lets idle ones keep others out."""
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

@@ -25,6 +25,7 @@ NORMAL, GOING_AWAY, TOO_LARGE, INTERNAL, OVERLOADED = 1000, 1001, 1009, 1011, 10
 BAD_MESSAGE, NO_KEY, TIMED_OUT = 4400, 4401, 4408
 _MOST_WAITING = 500  # messages to a client that does not read
 _MOST_HOT_WORDS = 1000
+_RATE, _BURST = 500.0, 500.0  # messages a second of one client, and that may come at once
 
 
 class BadMessage(Exception):
@@ -125,8 +126,8 @@ class Session(ABC):
         return code, text
 
     async def _read(self) -> None:
-        started = time.monotonic()
-        settings = self.settings
+        started = since = time.monotonic()
+        settings, allowed = self.settings, _BURST
         try:
             await self.begin()
             while self._closing is None:
@@ -141,6 +142,11 @@ class Session(ABC):
                     self.close_code = message.get("code") or NORMAL
                     self.close(self.close_code)
                     return
+                now = time.monotonic()
+                allowed = min(_BURST, allowed + (now - since) * _RATE) - 1
+                since = now
+                if allowed < 0:  # a flood of messages would leave no time for the others
+                    await asyncio.sleep(-allowed / _RATE)
                 await self._take(message)
         except WebSocketDisconnect as error:
             self.close(error.code)
