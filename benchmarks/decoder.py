@@ -16,6 +16,9 @@ afterwards, exactly and alike for every text that came out:
 P_ctc sums all labellings of the text, however many separators they have, and their alignments,
 so Q tells how good the search was, and the processor time how dear. Times are processor seconds for
 all utterances on one thread, the median of the repetitions (a peer that takes over 2 s runs once).
+On a machine that other work shares, the run can be taken in parts, a peer at a time, each against
+our times of the same minutes: --peers NAME --rows rows.json, whose last one writes the page of all.
+--every 2 takes every second setting of ours and of theirs.
 --realtime, which needs the privilege, keeps other processes from disturbing the comparison of one
 thread with two, the only one by the wall clock.
 """
@@ -139,10 +142,10 @@ def decoder_for(task, setting, **changes):
     return BeamDecoder(task.labels, task.lm, **{**arguments, **changes})
 
 
-def run_ours(task, repeats):
+def run_ours(task, repeats, every):
     rows = []
     for vocabulary in ("closed", "open"):
-        for setting in OURS:
+        for setting in OURS[::every]:
             decoder = decoder_for(task, setting, open_vocabulary=vocabulary == "open")
             out = decoder.decode(task.emissions)
             q, wer = task.judge([hypotheses[0].text for hypotheses in out])
@@ -170,7 +173,7 @@ def run_peers(task, arguments):
             {"peer": peer, "kenlm": str(arguments.kenlm), "lm_weight": LM_WEIGHT,
              "word_score": WORD_SCORE, "repeats": arguments.repeats, "lexicon": str(lexicon),
              **setting}
-            for peer, settings in PEERS.items() for setting in settings
+            for peer in arguments.peers for setting in PEERS[peer][:: arguments.every]
         ]  # fmt: skip
         request = {
             "emissions": str(task.path),
@@ -225,6 +228,22 @@ def factors(rows):
             best = min(better, key=lambda r: r["seconds"])
             row["against"] = best["setting"]
             row["factor"] = row["seconds"] / best["seconds"]
+
+
+def together(rows):
+    """Rows of several parts: ours were timed in each, theirs in one."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["name"], row["vocabulary"], row["setting"]), []).append(row)
+    return [
+        {
+            **same[0],
+            "seconds": statistics.median(row["seconds"] for row in same),
+            "low": min(row["low"] for row in same),
+            "high": max(row["high"] for row in same),
+        }
+        for same in found.values()
+    ]
 
 
 @contextlib.contextmanager
@@ -325,11 +344,16 @@ def write(folder, rows, extras, task, command):
             f"({r['low']:.3f} to {r['high']:.3f}) | {r['q']:.2f} | {r['wer']:.2f} | {factor} | "
             f"{r.get('against', '')} |"
         )
-    e = extras
-    lines += [
-        "",
-        "![Q against time](decoder.svg)",
-        "",
+    lines += ["", "![Q against time](decoder.svg)", ""]
+    if extras:
+        lines += lines_of(extras)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "decoder.md").write_text("\n".join(lines))
+    draw(folder / "decoder.svg", rows)
+
+
+def lines_of(e):
+    return [
         "At beam 100, threshold 15, token minimum -8, closed vocabulary:",
         "",
         f"- word times and confidences: {100 * (e['times'] / e['plain'] - 1):+.1f}% time; "
@@ -342,9 +366,6 @@ def write(folder, rows, extras, task, command):
         f"{e['stream_bytes'] / 1e6:.2f} MB beyond the shared model.",
         "",
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "decoder.md").write_text("\n".join(lines))
-    draw(folder / "decoder.svg", rows)
 
 
 def draw(path, rows):
@@ -380,15 +401,23 @@ def main():
     parser.add_argument("--peer-python", help="interpreter of the peers' environment")
     parser.add_argument("--utterances", type=int, default=None, help="only the first so many")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--every", type=int, default=1, help="take every so-manieth setting")
+    parser.add_argument("--rows", type=Path, help="file of the parts so far; no word times etc.")
     parser.add_argument("--realtime", action="store_true", help="real-time scheduling, see above")
     parser.add_argument("--output", type=Path, default=None, help="folder for decoder.md and .svg")
     arguments = parser.parse_args()
     task = Task(arguments.emissions, LanguageModel.load(arguments.lm), arguments.utterances)
-    rows = run_ours(task, arguments.repeats)
+    rows = run_ours(task, arguments.repeats, arguments.every)
     if arguments.peer_python:
         rows += run_peers(task, arguments)
     factors(rows)
-    extras = run_extras(task, arguments.repeats, arguments.realtime)
+    if arguments.rows:
+        before = json.loads(arguments.rows.read_text()) if arguments.rows.exists() else []
+        arguments.rows.write_text(json.dumps(before + rows))
+        rows, extras = together(before + rows), None
+    else:
+        extras = run_extras(task, arguments.repeats, arguments.realtime)
     for row in rows:
         print(row)
     print(extras)
@@ -396,6 +425,8 @@ def main():
         command = (
             "python benchmarks/decoder.py emissions.npz lm.arpa --kenlm lm.probing "
             f"--peer-python python --repeats {arguments.repeats}"
+            + (f" --every {arguments.every}" if arguments.every > 1 else "")
+            + (" --rows rows.json --peers NAME" if arguments.rows else "")
             + (" --realtime" if arguments.realtime else "")
             + " --output benchmarks/results"
         )

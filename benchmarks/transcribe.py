@@ -120,18 +120,15 @@ def recordings(
 
 
 def transcribe(model: str, recording: Path, threads: int) -> dict[str, float]:
-    """Seconds, peak MiB, real-time factor of the command."""
+    """Seconds by the clock and of the processors, peak MiB of the command."""
     command = [sys.executable, "-m", "ctcspeech", "transcribe", model, str(recording)]
     command += ["--threads", str(threads), "--format", "jsonl", "-o", f"{recording}.jsonl"]
-    seconds, peak = measure(command)
-    return {"seconds": seconds, "peak": peak, "rtf": seconds / soundfile.info(recording).duration}
+    return {**measure(command), "audio": soundfile.info(recording).duration}
 
 
 def start_only() -> dict[str, float]:
     """What the program costs before it does anything."""
-    code = "import ctcspeech.transcribe"
-    seconds, peak = measure([sys.executable, "-c", code])
-    return {"seconds": seconds, "peak": peak}
+    return measure([sys.executable, "-c", "from ctcspeech import Recognizer"])
 
 
 # A program of its own starts the command, because the system counts what the parent had in memory
@@ -142,18 +139,19 @@ started = time.perf_counter()
 process = subprocess.Popen(sys.argv[1:], stderr=subprocess.DEVNULL)
 _, status, usage = os.wait4(process.pid, 0)
 seconds = time.perf_counter() - started
-print(json.dumps([os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss / 1024]))
+cpu = usage.ru_utime + usage.ru_stime
+print(json.dumps([os.waitstatus_to_exitcode(status), seconds, cpu, usage.ru_maxrss / 1024]))
 """
 
 
-def measure(command: list[str]) -> tuple[float, float]:
-    """Wall seconds and peak MiB of a command."""
+def measure(command: list[str]) -> dict[str, float]:
+    """Of a command, seconds by the clock and of the processors, and peak MiB."""
     launch = [sys.executable, "-S", "-c", LAUNCH, *command]
     output = subprocess.run(launch, capture_output=True, text=True, check=True).stdout
-    code, seconds, peak = json.loads(output)
+    code, seconds, cpu_seconds, peak = json.loads(output)
     if code:
         raise SystemExit(f"{' '.join(command)} failed with exit code {code}")
-    return seconds, peak
+    return {"seconds": seconds, "cpu": cpu_seconds, "peak": peak}
 
 
 def write(
@@ -176,25 +174,32 @@ def write(
         f"Model: {description}{'' if arguments.model else ' (untrained)'}. Greedy decoding, JSON "
         "lines with word times.",
         "",
-        "Real-time factor: seconds of work for a second of audio, the start of the program "
-        "included; median (lowest to highest). Peak: resident memory.",
+        "Processor seconds are those of all threads, the clock's depend on what else the machine "
+        "does; both with the start of the program, median (lowest to highest). Real-time factor: "
+        "processor seconds for a second of audio. Peak: resident memory.",
         "",
-        "| recording | threads | runs | seconds | real-time factor | peak, MiB |",
-        "|---|---|---|---|---|---|",
+        "| recording | threads | runs | processor s | clock s | real-time factor | peak, MiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, threads, runs in rows:
-        seconds, peak, rtf = ([run[key] for run in runs] for key in ("seconds", "peak", "rtf"))
-        lines.append(
-            f"| {name} | {threads} | {len(runs)} | {statistics.median(seconds):.1f} | "
-            f"{statistics.median(rtf):.4f} ({min(rtf):.4f} to {max(rtf):.4f}) | {max(peak):.0f} |"
-        )
+        cells = [spread([run[key] for run in runs], 1) for key in ("cpu", "seconds")]
+        cells.append(spread([run["cpu"] / run["audio"] for run in runs], 4))
+        peak = max(run["peak"] for run in runs)
+        lines.append(f"| {name} | {threads} | {len(runs)} | {' | '.join(cells)} | {peak:.0f} |")
     lines.append(
-        f"| none: starting and importing | | 1 | {idle['seconds']:.1f} | | {idle['peak']:.0f} |"
+        f"| none: starting and importing | | 1 | {idle['cpu']:.1f} | {idle['seconds']:.1f} | | "
+        f"{idle['peak']:.0f} |"
     )
     text = "\n".join(lines) + "\n"
     print(text)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(text)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Median (lowest to highest)."""
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def cpu() -> str:
