@@ -4,6 +4,15 @@ import json
 import re
 from collections.abc import Sequence
 
+__all__ = [
+    "BLANK_TOKEN_PTN",
+    "BPE_TOKEN",
+    "UNK_BPE_TOKEN",
+    "UNK_TOKEN",
+    "UNK_TOKEN_PTN",
+    "Alphabet",
+]
+
 BPE_TOKEN = "▁"  # begins a word's first piece
 UNK_TOKEN = "⁇"
 UNK_BPE_TOKEN = "▁⁇▁"

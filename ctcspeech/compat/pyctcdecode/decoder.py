@@ -27,6 +27,19 @@ from ctcspeech.decode.hypothesis import Hypothesis
 from ctcspeech.lm.model import LanguageModel as NgramModel
 from ctcspeech.lm.model import State
 
+__all__ = [
+    "DEFAULT_BEAM_WIDTH",
+    "DEFAULT_MIN_TOKEN_LOGP",
+    "DEFAULT_PRUNE_BEAMS",
+    "DEFAULT_PRUNE_LOGP",
+    "MIN_TOKEN_CLIP_P",
+    "BeamSearchDecoderCTC",
+    "Frames",
+    "OutputBeam",
+    "OutputBeamMPSafe",
+    "build_ctcdecoder",
+]
+
 DEFAULT_BEAM_WIDTH = 100
 DEFAULT_PRUNE_LOGP = -10.0
 DEFAULT_PRUNE_BEAMS = False

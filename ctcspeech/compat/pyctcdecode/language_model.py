@@ -12,6 +12,21 @@ from typing import Any
 from ctcspeech.lm.model import LanguageModel as NgramModel
 from ctcspeech.lm.model import State
 
+__all__ = [
+    "DEFAULT_ALPHA",
+    "DEFAULT_BETA",
+    "DEFAULT_HOTWORD_WEIGHT",
+    "DEFAULT_SCORE_LM_BOUNDARY",
+    "DEFAULT_UNK_LOGP_OFFSET",
+    "LN10",
+    "AbstractLanguageModel",
+    "HotwordScorer",
+    "LanguageModel",
+    "MultiLanguageModel",
+    "load_unigram_set_from_arpa",
+    "mean",
+]
+
 DEFAULT_ALPHA = 0.5
 DEFAULT_BETA = 1.5
 DEFAULT_UNK_LOGP_OFFSET = -10.0

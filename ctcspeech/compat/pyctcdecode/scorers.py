@@ -8,6 +8,13 @@ from ctcspeech.compat.pyctcdecode.language_model import AbstractLanguageModel
 from ctcspeech.lm.model import LanguageModel as NgramModel
 from ctcspeech.lm.model import State
 
+__all__ = [
+    "LN10",
+    "From",
+    "Place",
+    "Weighted",
+]
+
 LN10 = math.log(10)
 
 
