@@ -20,6 +20,7 @@ from ctcspeech.bulk.completion import list_completions
 from ctcspeech.bulk.inputs import read_items
 from ctcspeech.bulk.job import Bulk
 from ctcspeech.bulk.local import run_here
+from ctcspeech.bulk.on_ray import RayOptions, _check_resources
 from ctcspeech.bulk.plan import Plan, sort_items
 from ctcspeech.bulk.storage import Storage, is_expired, join
 from ctcspeech.bulk.work import Item, Shape, choose_group_bits, choose_shards
@@ -605,3 +606,19 @@ def test_names_in_folders():
     assert join("s3://a/x", "b.wav") == "s3://a/x/b.wav"
     assert join("s3://a/x", "gs://b/c") == "gs://b/c"
     assert RATE == 8000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cpus": 9}, "asks for 9 CPU, but no node of the cluster has more than 8; .*-cpus"),
+        ({"gpus": 0.5}, "asks for 0.5 GPU, but no node .* more than 0; .*-gpus"),
+        ({"memory": 5 << 30}, "asks for 5120 MiB of memory, .* more than 4096; .*--worker-memory$"),
+        ({"cpus": 8, "memory": 3 << 30}, "no node .* has all that a worker asks for at once"),
+    ],
+)
+def test_what_no_node_of_ray_has_is_told(options, message):
+    nodes = [{"CPU": 8.0, "memory": 2.0 * 2**30}, {"CPU": 2.0, "memory": 4.0 * 2**30}]
+    _check_resources(nodes, RayOptions(cpus=8, memory=2 << 30))
+    with pytest.raises(BulkError, match=message):
+        _check_resources(nodes, RayOptions(**options))

@@ -81,7 +81,7 @@ def _connect(options: RayOptions) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = options.address or "this machine"
         raise BulkError(f"Ray cannot be reached at {where}: {error}") from error
-    _check_resources(ray.cluster_resources(), options)
+    _check_resources([node["Resources"] for node in ray.nodes() if node["Alive"]], options)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
@@ -89,14 +89,25 @@ def _connect(options: RayOptions) -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
 
 
-def _check_resources(resources: dict[str, float], options: RayOptions) -> None:
-    """A pool that can never start would wait for ever."""
-    for name, wanted in (("CPU", options.cpus), ("GPU", options.gpus)):
-        if wanted > resources.get(name, 0.0):
+def _check_resources(nodes: list[dict[str, float]], options: RayOptions) -> None:
+    """A pool that can never start would wait for ever: some node must have all that a worker asks
+    for."""
+    asked = {"CPU": options.cpus, "GPU": options.gpus, "memory": float(options.memory or 0)}
+    if any(all(node.get(k, 0.0) >= v for k, v in asked.items()) for node in nodes):
+        return
+    for name, wanted in asked.items():
+        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
+        if wanted > most:
+            unit, scale = (" MiB of memory", 2**20) if name == "memory" else (f" {name}", 1)
             raise BulkError(
-                f"a worker asks for {wanted:g} {name}, but the cluster has "
-                f"{resources.get(name, 0.0):g}; change --worker-{name.lower()}s"
+                f"a worker asks for {wanted / scale:g}{unit}, but no node of the cluster has more "
+                f"than {most / scale:.0f}; change --worker-{name.lower()}"
+                + ("" if name == "memory" else "s")
             )
+    raise BulkError(
+        "no node of the cluster has all that a worker asks for at once; change --worker-cpus, "
+        "--worker-gpus, --worker-memory"
+    )
 
 
 def _disconnect() -> None:

@@ -6,19 +6,18 @@
 
 What is kept of a line is where it begins, its duration, the size of its recording and the length of
 its text: 28 bytes, a million lines in 28 MB; where it names a member of a tar file, its place there
-besides: 24 bytes. The manifest is memory-mapped, so that processes that read ahead share it. It
-must not change while it is in use.
+besides: 24 bytes. Lines are read from the file each time, which the operating system keeps for all
+processes that do. It must not change while it is in use.
 """
 
 import json
 import math
-import mmap
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from ctcspeech.errors import AlphabetError, ManifestError
 __all__ = ["MISSING", "IndexedManifest"]
 
 MISSING = -1  # the size of a recording that is not there
+PIECE = 1024  # bytes read at once of a line
 NO_MEMBER = (-1, -1, -1)  # a recording that is a file of its own
 
 
@@ -84,7 +84,7 @@ class IndexedManifest(Sequence[Utterance]):
         self.sizes = columns["sizes"]
         self.text_bytes = columns["text_bytes"]
         self.members, self.shards = columns.get("members"), list(shards)
-        self._maps: dict[int, mmap.mmap] = {}
+        self._opened: dict[int, BinaryIO] = {}
 
     @classmethod
     def read(
@@ -107,7 +107,7 @@ class IndexedManifest(Sequence[Utterance]):
 
         def column(name: str, kind: Any) -> np.ndarray:
             parts = [np.frombuffer(getattr(lines, name), kind) for _, lines in found]
-            return np.concatenate([np.zeros(0, kind), *parts])
+            return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, kind), *parts])
 
         of = np.concatenate([np.zeros(0, np.int32), *(numbers for numbers, _ in found)])
         columns = {
@@ -137,9 +137,7 @@ class IndexedManifest(Sequence[Utterance]):
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
         file = int(self._files[index])
-        data, start = self._mapped(file), int(self._starts[index])
-        end = data.find(b"\n", start)
-        line = data[start : len(data) if end < 0 else end].decode("utf-8")
+        line = self._line(file, int(self._starts[index])).decode("utf-8")
         return parse_line(line, self.paths[file].parent.absolute())
 
     def __iter__(self) -> Iterator[Utterance]:
@@ -172,14 +170,22 @@ class IndexedManifest(Sequence[Utterance]):
         """As the manifest has them."""
         return (utterance.text for utterance in self)
 
-    def _mapped(self, file: int) -> mmap.mmap:
-        if file not in self._maps:
-            with open(self.paths[file], "rb") as opened:
-                self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        return self._maps[file]
+    def _line(self, file: int, start: int) -> bytes:
+        """The line that begins there. (Not memory-mapped: pages that were looked at would count as
+        this process's memory.)"""
+        if file not in self._opened:
+            self._opened[file] = open(self.paths[file], "rb", buffering=0)  # noqa: SIM115
+        number, line = self._opened[file].fileno(), b""
+        while b"\n" not in line and (more := os.pread(number, PIECE, start + len(line))):
+            line += more
+        return line.partition(b"\n")[0]
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_opened", {}).values():
+            file.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # mapped anew where it is sent to
+        return {**self.__dict__, "_opened": {}}  # opened anew where it is sent to
 
 
 def _scan(

@@ -41,6 +41,7 @@ __all__ = [
 Report = Callable[[str], None]
 HEAD = "attention."  # what the names of the attention decoder's weights begin with
 SHOWN = 5  # items of a list that are named
+AT_ONCE = 1 << 16  # durations, so that arrays made on the way are small
 LOOKED_AT = 5000  # utterances, evenly spread, by which the frame shift is judged
 
 
@@ -208,9 +209,13 @@ def expected_frames(durations: np.ndarray, features: FeatureConfig) -> np.ndarra
     """Frames of utterances by their durations in the manifest."""
     if features.kind == "precomputed":
         return np.rint(durations * 1000 / features.shift_ms).astype(np.int64)
-    samples, place = np.unique(np.rint(durations * features.sample_rate), return_inverse=True)
-    frames = np.array([num_frames(int(count), features) for count in samples], np.int64)
-    return frames[place]
+    frames = np.empty(len(durations), np.int64)
+    for start in range(0, len(durations), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        samples = np.rint(durations[some] * features.sample_rate)
+        different, place = np.unique(samples, return_inverse=True)
+        frames[some] = np.array([num_frames(int(n), features) for n in different], np.int64)[place]
+    return frames
 
 
 def keep_trainable(
