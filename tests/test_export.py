@@ -137,6 +137,28 @@ def test_int8_is_near_and_smaller(tmp_path):
         np.testing.assert_allclose(rows, emitter.compute([item])[0], atol=2e-5)
 
 
+def test_int8_outlives_units_that_hardly_varied(tmp_path):
+    """Batch norm multiplies such a unit by 300: the other columns of the matrix keep their bits."""
+    from ctcspeech.exchange.graph_gru import SMALLEST
+
+    for hidden in (12, SMALLEST):
+        config = DeepSpeech2Config(**{**ONE, "hidden": hidden}, layers=2)
+        checkpoint = checkpoint_of(config, num_bins=20, normalization="none")
+        for norm in (checkpoint.model.norms[1], checkpoint.model.last_norm):
+            norm.running_var[0] = 1e-12
+            norm.weight.data[0] = 1.0
+        with torch.no_grad():  # and indeed: its candidate is 1 and its gate lets all of it in
+            for layer in checkpoint.model.recurrent:
+                for suffix in ("", "_reverse"):
+                    bias = getattr(layer.cell, f"bias_ih_l0{suffix}")
+                    bias[hidden], bias[2 * hidden] = -40.0, 40.0
+            for norm in (checkpoint.model.norms[1], checkpoint.model.last_norm):
+                norm.running_mean[0] = 2.0  # both directions are summed
+        folder = saved(tmp_path / str(hidden), checkpoint)
+        exported = export(folder, tmp_path / f"out{hidden}", int8=True)
+        assert exported.difference["model.int8.onnx"] < 0.3
+
+
 def test_a_graph_that_differs_is_refused(tmp_path, monkeypatch):
     from ctcspeech.exchange import export as module
 

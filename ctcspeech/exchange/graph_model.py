@@ -1,7 +1,7 @@
 """Acoustic models as nodes of an ONNX graph, layer by layer those of `model.deepspeech`.
 
-Batch norm is folded into the layer after it, or the convolution before it. What a recording's
-frames become depends neither on its padding nor on the others of a batch, as in torch.
+Batch norm is folded into the layer after it (but in 8 bits), or the convolution before it. What a
+recording's frames become depends neither on its padding nor on the others of a batch, as in torch.
 """
 
 from dataclasses import dataclass
@@ -133,8 +133,20 @@ def _convolution(
     return graph.op("Mul", graph.clip(hidden, 0, layer.clip), mask), lengths
 
 
+def _apart(graph: Graph, inputs: str, affine: Affine) -> tuple[str, Affine]:
+    """For 8-bit matrices the inputs themselves become those after `affine`: folded into the matrix,
+    the scale of one unit that hardly varied in training would leave the others no bits."""
+    size = len(affine.scale)
+    if not graph.int8 or ((affine.scale == 1).all() and not affine.shift.any()):
+        return inputs, affine
+    scaled = graph.op("Mul", inputs, graph.constant(affine.scale))
+    moved = graph.op("Add", scaled, graph.constant(affine.shift))
+    return moved, Affine(np.ones(size), np.zeros(size))
+
+
 def _linear(graph: Graph, layer: nn.Linear, inputs: str, affine: Affine) -> str:
     """(..., I) to (..., O), of the inputs after `affine`."""
+    inputs, affine = _apart(graph, inputs, affine)
     weight = _array(layer.weight)
     bias = _array(layer.bias) + weight @ affine.shift
     matrix = graph.weight((weight * affine.scale).T, axis=1)
@@ -163,6 +175,7 @@ def add_recurrent(
     graph: Graph, layer: RecurrentLayer, inputs: str, lengths: str, affine: Affine
 ) -> str:
     """(T, N, I) to (T, N, O)."""
+    inputs, affine = _apart(graph, inputs, affine)
     weight, recurrent, bias = recurrent_weights(layer, affine)
     if graph.int8 and layer.kind == "gru" and layer.hidden >= SMALLEST:
         mask = graph.op("Transpose", graph.mask(lengths, inputs, 0), perm=[1, 0])
