@@ -234,7 +234,7 @@ def _load(model: Path, device: str, options: DecodingOptions, max_seconds: float
     from ctcspeech.errors import ConfigError
 
     # torch's oneDNN keeps the last 1024 operations, each for one size of batch; sizes hardly ever
-    # come again, and what is kept grows for 10,000 recordings, by 35 MB with a small model.
+    # come again, and what is kept grows for 10,000 recordings, by 15 MB with a small model.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     try:
         recognizer = load_recognizer(str(model), device, 1)

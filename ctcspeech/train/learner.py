@@ -65,10 +65,13 @@ class Learner:
             self.network = JointNetwork(self.model)
         if process.world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.network = torch.nn.parallel.DistributedDataParallel(
+            network = torch.nn.parallel.DistributedDataParallel(
                 self.network,  # type: ignore[arg-type]
                 device_ids=ids,
             )
+            if self.device.type == "cpu":
+                network.register_comm_hook(process.world_size, mean_by_parameter)
+            self.network = network
         self.ema = MovingAverage(self.model, self.config.ema) if self.config.ema else None
 
     @property
@@ -244,6 +247,23 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.model)
         return norm
+
+
+def mean_by_parameter(
+    world_size: int, bucket: torch.distributed.GradBucket
+) -> torch.futures.Future[Tensor]:
+    """The mean of a bucket's gradients over the processes, parameter by parameter.
+
+    gloo adds up what three or more processes have in an order that depends on the place in the
+    tensor. DistributedDataParallel puts parameters into other buckets after its first step, so that
+    a run that goes on would round otherwise than one that was not stopped.
+    """
+    for gradient in bucket.gradients():
+        gradient.div_(world_size)
+        torch.distributed.all_reduce(gradient)
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer())
+    return done
 
 
 @contextmanager
