@@ -74,7 +74,8 @@ def compare(run: str, folder: Path, batches: list[Batch], threads: int, repeats:
     print(f"\n{seconds:.0f} s, {threads} threads, {repeats} runs in turn")
     for name, values in spent.items():
         processor_times, elapsed_times = zip(*values, strict=True)
-        ours = texts[name.replace(name.split(",")[0], "ctcspeech")] if "." in name else texts[name]
+        file = name.split(", ")[1]
+        ours = texts[f"ctcspeech, {'model.onnx' if file == 'checkpoint' else file}"]
         wrong = sum(
             word_errors(one, other).errors for one, other in zip(ours, texts[name], strict=True)
         )

@@ -271,7 +271,7 @@ def test_nemo_layout(tmp_path):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_torch_export_of_model_and_features_still_works():
+def test_torch_export_of_features_still_works():
     checkpoint = checkpoint_of(MODELS["gru"], **FEATURES["corpus"])
     samples, lengths = torch.randn(1, 8000), torch.tensor([8000])
     program = torch.export.export(checkpoint.features, (samples, lengths), strict=False)
