@@ -53,7 +53,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {"noise_folder": folder / "noise", "rir_folder": folder / "rir"}
 
 
-KINDS = ["pitch", "tempo", "speed", "jitter", "rir", "noise", "gain", "telephone"]
+KINDS = ["pitch", "tempo", "speed", "silence", "jitter", "rir", "noise", "gain", "telephone"]
 
 
 def everything(folders) -> dict:
@@ -115,6 +115,36 @@ def test_gain():
     gains = [augmenter(np.ones(3, np.float32), 0, 0, str(i))[0] for i in range(300)]
     decibel = 20 * np.log10(gains)
     assert -6 <= decibel.min() < -5.5 and 2.5 < decibel.max() <= 3
+
+
+def test_silence_is_faint_noise_around_samples_that_stay_as_they_are():
+    augmenter = augmenter_of(silence_probability=1, silence_seconds=0.5)
+    samples = np.concatenate([0.001 * noise(RATE // 2), noise(RATE), 0.001 * noise(RATE // 2)])
+    befores, afters = [], []
+    for i in range(200):
+        longer = augmenter(samples, 0, 0, str(i))
+        windows = np.lib.stride_tricks.sliding_window_view(longer, 8)
+        start = int(np.flatnonzero((windows == samples[:8]).all(1))[0])
+        end = start + len(samples)
+        np.testing.assert_array_equal(longer[start:end], samples)
+        befores.append(start / RATE)
+        afters.append((len(longer) - end) / RATE)
+        around = np.concatenate([longer[:start], longer[end:]])
+        assert longer.dtype == np.float32
+        if len(around) > RATE // 4:  # as faint as the recording's own quiet stretches
+            assert np.std(around) == pytest.approx(0.001 * np.std(noise(RATE)), rel=0.15)
+    for seconds in (befores, afters):
+        assert 0 <= min(seconds) < 0.05 and 0.45 < max(seconds) <= 0.5
+    assert abs(np.corrcoef(befores, afters)[0, 1]) < 0.25  # each is drawn by itself
+    assert len(augmenter(samples[:40], 0, 0, "7")) > 40  # shorter than a stretch of 10 ms
+
+
+def test_silence_around_what_is_cut_closely_is_40_db_below_it():
+    augmenter = augmenter_of(silence_probability=1, silence_seconds=1.0)
+    samples = tone(300)
+    longer = augmenter(samples, **KEY)
+    assert not np.array_equal(longer[-100:], samples[-100:])
+    assert np.std(longer[-RATE // 20 :]) == pytest.approx(0.01 * np.std(samples), rel=0.2)
 
 
 def test_speed_moves_pitch_and_length():

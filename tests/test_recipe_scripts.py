@@ -56,7 +56,7 @@ def test_reader_alone(called, kathleen):
     assert stats[:2] == ["data", "stats"] and train[0] == "train"
     assert train[1] == str(RECIPES / "reader" / "reader.toml")
     given = options(train)
-    assert json.loads(given["data.train"]) == [str(kathleen / "kathleen" / "train.jsonl")]
+    assert given["data.train"] == str(kathleen / "kathleen" / "train.jsonl")
     assert given["train.epochs"] == "2" and "train.init_from" not in given
     assert evaluate[:3] == ["evaluate", train[3], str(kathleen / "kathleen" / "test.jsonl")]
 
@@ -69,11 +69,11 @@ def test_reader_from_a_base_with_a_language_model(called, kathleen, tmp_path):
     text = tmp_path / "text.txt"
     calls = called("reader/run.sh", "--data", kathleen, "--base", base, "--text", text)
     assert [call[0] for call in calls] == (
-        ["data", "train", "evaluate", "lm", "lm", "lm", "tune", "evaluate"]
+        ["data", "train", "train", "evaluate", "lm", "lm", "lm", "tune", "evaluate"]
     )
-    train = calls[1]
-    assert train[1] == str(RECIPES / "reader" / "reader_from_base.toml")
-    given = options(train)
+    mixing, alone = calls[1:3]
+    assert mixing[1] == alone[1] == str(RECIPES / "reader" / "reader_from_base.toml")
+    given = options(mixing)
     assert given["train.init_from"] == str(base / "run")
     mixed = base / "data" / "mixed.jsonl"  # as much as there is real speech
     assert json.loads(given["data.train"]) == [
@@ -82,10 +82,13 @@ def test_reader_from_a_base_with_a_language_model(called, kathleen, tmp_path):
     ]
     assert mixed.read_text() == "".join(lines[:3])
     work = tmp_path / "work"
+    assert options(alone)["train.init_from"] == mixing[3] == str(work / "mixed")
+    assert options(alone)["data.train"] == str(kathleen / "kathleen" / "train.jsonl")
+    assert alone[3] == str(work / "run")
     assert (work / "train.txt").read_text() == "train 0\ntrain 1\ntrain 2\n"
-    assert calls[6][1:3] == [str(work / "run"), str(kathleen / "kathleen" / "dev.jsonl")]
-    model = calls[6][calls[6].index("--lm") + 1]
-    assert calls[5][:2] == ["lm", "mix"] and model in calls[5]
+    assert calls[7][1:3] == [str(work / "run"), str(kathleen / "kathleen" / "dev.jsonl")]
+    model = calls[7][calls[7].index("--lm") + 1]
+    assert calls[6][:2] == ["lm", "mix"] and model in calls[6]
 
 
 def test_the_base_of_a_configuration_has_the_same_model():

@@ -5,8 +5,8 @@
 
 What is drawn follows from (seed, epoch, utterance) alone: not from the order in which utterances
 come, nor from the process that reads them, nor from which other augmentations are on. The order is
-that of the world: the voice (pitch, tempo, speed), where the recording begins (jitter), the room,
-the noise in it, the gain of the microphone, the telephone line.
+that of the world: the voice (pitch, tempo, speed), where the recording begins and ends (silence,
+jitter), the room, the noise in it, the gain of the microphone, the telephone line.
 """
 
 import hashlib
@@ -41,6 +41,10 @@ class AugmentConfig(BaseModel):
     - pitch: higher or lower by up to `pitch_semitones`, at the same tempo; formants move with it.
     - tempo: faster or slower by a factor of `tempo_range`, at the same pitch.
     - speed: resampling by a factor of `speed_range`, as a tape that runs faster (Ko et al. 2015).
+    - silence: up to `silence_seconds` more before, and as much after, each drawn by itself; not
+      digital silence but white noise as faint as the recording's own quiet stretches. A model that
+      works on live speech needs it: where every recording of the training ends with its last word,
+      the end of the recording is what that word is learnt to be written at.
     - jitter: moved left or right by up to `jitter_ms` (Hannun et al. 2014, section 2.1, half the
       step of the filter banks).
     - rir: convolved with a room impulse response from `rir_folder`; level and direct path stay in
@@ -66,6 +70,8 @@ class AugmentConfig(BaseModel):
     tempo_range: Range = (0.85, 1.15)
     speed_probability: float = Field(0.0, ge=0, le=1)
     speed_range: Range = (0.9, 1.1)
+    silence_probability: float = Field(0.0, ge=0, le=1)
+    silence_seconds: float = Field(1.0, gt=0, le=60)
     jitter_probability: float = Field(0.0, ge=0, le=1)
     jitter_ms: float = Field(5.0, gt=0, le=10_000)
     rir_probability: float = Field(0.0, ge=0, le=1)
@@ -146,6 +152,13 @@ class Augmenter:
             samples = change_tempo(samples, drawn.between(config.tempo_range), self.sample_rate)
         if drawn := draw("speed"):
             samples = _resampled(samples, drawn.between(config.speed_range))
+        if drawn := draw("silence"):
+            longest = self.config.silence_seconds * self.sample_rate
+            before, after = (round(longest * drawn.between((0, 1))) for _ in range(2))
+            floor = _floor(samples, self.sample_rate)
+            samples = np.concatenate(
+                [floor * drawn.noise(before), samples, floor * drawn.noise(after)]
+            )
         if drawn := draw("jitter"):
             reach = config.jitter_ms * self.sample_rate / 1000
             samples = _shifted(samples, round(reach * drawn.between((-1, 1))))
@@ -255,6 +268,10 @@ class _Draw:
     def between(self, bounds: tuple[float, float]) -> float:
         return bounds[0] + (bounds[1] - bounds[0]) * self._random.random()
 
+    def noise(self, count: int) -> np.ndarray:
+        """White noise (count,) of power 1, float32."""
+        return self._random.standard_normal(count, dtype=np.float32)
+
     def below(self, count: int) -> int:
         """0 .. count - 1."""
         return min(count - 1, int(count * self._random.random()))
@@ -314,6 +331,21 @@ class _Clips:
         while self._cached_bytes > self.cache_bytes and len(self._cache) > 1:
             self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return clip
+
+
+def _floor(samples: np.ndarray, sample_rate: int) -> np.float32:
+    """The root of the mean power of a recording's quiet stretches, 40 dB under the whole at most.
+
+    The quiet ones are the tenth of its stretches of 10 ms with the least power. A recording that is
+    cut closely has none that is quiet, hence the bound.
+    """
+    step = max(1, sample_rate // 100)
+    count = len(samples) // step
+    whole = math.sqrt(_power(samples))
+    if not count:
+        return np.float32(0.01 * whole)
+    powers = np.square(samples[: count * step].reshape(count, step), dtype=np.float64).mean(1)
+    return np.float32(min(math.sqrt(np.quantile(powers, 0.1)), 0.01 * whole))
 
 
 def _power(samples: np.ndarray) -> float:

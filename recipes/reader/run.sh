@@ -6,8 +6,8 @@
 #     bash recipes/reader/run.sh --data DIR         DIR/kathleen holds train, dev and test.jsonl
 #     bash recipes/reader/run.sh                    the same, DIR from $CTCSPEECH_DATA
 #
-# With `--base FOLDER` after these, the model starts from that of recipes/synthetic (its WORK), and
-# synthetic speech is mixed into the real one. With `--text FILE` (a sentence a line) a language model
+# With `--base FOLDER` after these, the model starts from that of recipes/synthetic (its WORK), first
+# with synthetic speech mixed into the real one, then with the real one alone. With `--text FILE` (a sentence a line) a language model
 # is made of FILE and the training texts, and tuned on dev.
 #
 # Further arguments go to `ctcspeech train`: train.epochs=100
@@ -51,16 +51,18 @@ done
 
 ctcspeech data stats "$data/train.jsonl"
 config=$here/reader.toml
-train="[\"$data/train.jsonl\"]"
 if [ -n "$base" ]; then
   config=$here/reader_from_base.toml
   count=$(wc -l < "$data/train.jsonl")  # as many as there are real ones
   head -n "$count" "$base/data/train.jsonl" > "$base/data/mixed.jsonl"
-  train="[\"$data/train.jsonl\", \"$base/data/mixed.jsonl\"]"
-  set -- "train.init_from=$base/run" "$@"
+  ctcspeech train "$config" --run "$work/mixed" --resume \
+    "data.train=[\"$data/train.jsonl\", \"$base/data/mixed.jsonl\"]" \
+    "data.validation=$data/dev.jsonl" "train.init_from=$base/run" \
+    train.epochs=12 augment.spec_probability=0.7 model.dropout=0.2 "$@"
+  set -- "train.init_from=$work/mixed" "$@"
 fi
 ctcspeech train "$config" --run "$work/run" --resume \
-  "data.train=$train" "data.validation=$data/dev.jsonl" "$@"
+  "data.train=$data/train.jsonl" "data.validation=$data/dev.jsonl" "$@"
 ctcspeech evaluate "$work/run" "$data/test.jsonl" --decoder greedy --summary "$work/test.json"
 if [ -n "$text" ]; then
   python -c 'import json, sys; print(*(json.loads(s)["text"] for s in sys.stdin), sep="\n")' \
