@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import soundfile
-from test_train import CONFIG
+from tone_training import CONFIG
 from tones import write_corpus
 
 from ctcspeech.data.check import check_manifests
