@@ -4,8 +4,8 @@
 
 writes data/joined/*.wav and data/joined.jsonl. Recordings of corpora end soon after their last
 word, and a network that has heard nothing else learns to write that word when the recording ends:
-live, when the next person speaks; nor has its state ever lasted for more than a few seconds.
-Training on these, with train.delay_penalty, makes it write words when they have been said.
+live, when the next person speaks; nor has its state ever lasted for more than a few seconds. What
+training on these changes of that is measured in recipes/digits/README.md.
 """
 
 import argparse

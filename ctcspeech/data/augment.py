@@ -42,9 +42,7 @@ class AugmentConfig(BaseModel):
     - tempo: faster or slower by a factor of `tempo_range`, at the same pitch.
     - speed: resampling by a factor of `speed_range`, as a tape that runs faster (Ko et al. 2015).
     - silence: up to `silence_seconds` more before, and as much after, each drawn by itself; not
-      digital silence but white noise as faint as the recording's own quiet stretches. A model that
-      works on live speech needs it: where every recording of the training ends with its last word,
-      the end of the recording is what that word is learnt to be written at.
+      digital silence but white noise as faint as the recording's own quiet stretches.
     - jitter: moved left or right by up to `jitter_ms` (Hannun et al. 2014, section 2.1, half the
       step of the filter banks).
     - rir: convolved with a room impulse response from `rir_folder`; level and direct path stay in
