@@ -72,7 +72,6 @@ class InputStream:
             self.callback(buffer, self.size, None, CallbackFlags(i // self.size in (2, 3)))
             time.sleep(0.001)
         buffer[:] = np.nan
-        time.sleep(0.5)  # the words before the end are written meanwhile
         if os.environ["HEARD_END"] == "ctrl-c":
             os.kill(os.getpid(), signal.SIGINT)
         else:

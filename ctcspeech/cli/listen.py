@@ -78,13 +78,9 @@ def listen(
         chunks = _microphone(live.sample_rate, device)
     else:
         chunks = _recording(source, live.sample_rate, raw_rate, raw_encoding, raw_channels)
-    try:
-        for chunk in chunks:
-            for result in stream.accept(chunk):
-                show(result)
-    except KeyboardInterrupt:
-        if source != "microphone":
-            raise
+    for chunk in chunks:
+        for result in stream.accept(chunk):
+            show(result)
     for result in stream.finish():
         show(result)
 
@@ -107,7 +103,9 @@ def _recording(
 
 
 def _microphone(rate: int, device: str | None) -> Iterator["np.ndarray"]:
+    """What is heard until Ctrl-C, with all before it; a second Ctrl-C ends at once."""
     import queue
+    import signal
 
     from ctcspeech.errors import AudioError
 
@@ -131,16 +129,23 @@ def _microphone(rate: int, device: str | None) -> Iterator["np.ndarray"]:
     def ended() -> None:
         heard.put(None)
 
+    def interrupted(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        heard.put(None)  # SimpleQueue allows it in a handler, whatever the program is at
+
     wanted: str | int | None = int(device) if device and device.isdecimal() else device
     try:
         with sounddevice.InputStream(
             samplerate=rate, blocksize=int(_CHUNK * rate), device=wanted, channels=1,
             dtype="float32", callback=take, finished_callback=ended,
         ):  # fmt: skip
+            before = signal.signal(signal.SIGINT, interrupted)
             print("listening; Ctrl-C ends", file=sys.stderr)
             while (samples := heard.get()) is not None:
                 yield samples
-            print("the microphone has ended", file=sys.stderr)
+            if signal.getsignal(signal.SIGINT) is interrupted:  # not by Ctrl-C
+                signal.signal(signal.SIGINT, before)
+                print("the microphone has ended", file=sys.stderr)
     except sounddevice.PortAudioError as error:
         raise AudioError(f"the microphone cannot be opened: {error}") from error
 
