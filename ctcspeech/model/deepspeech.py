@@ -129,6 +129,10 @@ class AcousticModel(nn.Module):
     output: nn.Linear
     attention: AttentionDecoder | None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = None
+
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """features (N, T, F), of which lengths (N,) frames are true: emissions (N, T', C), lengths.
 
@@ -172,7 +176,6 @@ class DeepSpeech1(AcousticModel):
         super().__init__()
         self.config: DeepSpeech1Config = config
         self.num_features, self.num_labels = num_features, num_labels
-        self.attention = None
         self.subsampling, self.lookahead = config.stride, None
         self.receptive_field = 2 * config.context + 1
         # A dense layer on a window of frames is a convolution.
@@ -265,7 +268,6 @@ class DeepSpeech2(AcousticModel):
         self.last_norm = nn.BatchNorm1d(size) if config.batch_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(size, num_labels)
-        self.attention = None
         if config.attention is not None:  # last, so that the rest begins with the same weights
             self.attention = AttentionDecoder(config.attention, size, num_labels)
 
