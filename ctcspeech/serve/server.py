@@ -140,7 +140,8 @@ class Server:
         sys.setswitchinterval(0.001)  # a busy event loop lets the batcher wait no longer than this
         config = uvicorn.Config(self.app, host, port, **{**self.uvicorn_options(), **options})
         server = Draining(config, self)
-        with config.bind_socket() as bound:  # so that the port is known, and open before this line
+        with config.bind_socket() as bound:
+            bound.listen(config.backlog)  # who reads the line below can connect at once
             scheme = "https" if options.get("ssl_certfile") else "http"
             where = f"{scheme}://{host}:{bound.getsockname()[1]}{self.settings.prefix}/"
             print(
