@@ -19,3 +19,13 @@ def data_folder() -> Path:
     folder = Path(name)
     assert folder.is_dir(), f"CTCSPEECH_DATA is {folder}, which is no folder"
     return folder
+
+
+@pytest.fixture
+def one_thread():
+    """Of torch: small models are the slower for more, and sums keep their order."""
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,7 +1,6 @@
 """Training with an attention decoder, on tones: it learns beside CTC and alone, resumes exactly, is
 averaged, exchanged between processes, kept in checkpoints, and fine-tuned."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tone_training import metrics, silent
 from tones import write_corpus
 
 from ctcspeech.data.dataset import SpeechDataset, collate
@@ -25,6 +25,7 @@ from ctcspeech.train.trainer import train
 SIZES = "hidden = 32, embedding = 16, size = 16, channels = 4, width = 7, dropout = 0.0"
 HEAD = f"model.attention={{{SIZES}}}"
 JOINT = [HEAD, "train.ctc_weight=0.5", "train.scheduled_sampling=0.2"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +37,8 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def silent(_):
-    pass
-
-
 def configured(corpus, *overrides):
     return load_config(corpus / "tones.toml", overrides)
-
-
-def epochs(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == "epoch"]
 
 
 def greedy(checkpoint, manifest):
@@ -83,7 +67,7 @@ def test_both_learn(corpus, tmp_path):
     result = train(config, tmp_path / "run", report=silent)
     right = greedy(load_checkpoint(result), corpus / "data" / "dev.jsonl")
     assert right["ctc"] > 0.5
-    lines = epochs(tmp_path / "run")
+    lines = metrics(tmp_path / "run", "epoch")
     assert lines[-1]["attention_loss"] < 0.5 * lines[0]["attention_loss"]
 
 
@@ -118,7 +102,7 @@ def test_a_stopped_run_goes_on_exactly(corpus, tmp_path, monkeypatch):
         )
         assert any(name.startswith("attention.") for name in one)
         assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    wanted, got = (epochs(tmp_path / run) for run in ("whole", "parts"))
+    wanted, got = (metrics(tmp_path / run, "epoch") for run in ("whole", "parts"))
     assert [line["attention_loss"] for line in got] == [line["attention_loss"] for line in wanted]
 
 
@@ -226,6 +210,6 @@ def test_two_processes_train_together(corpus, tmp_path):
         command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    lines = epochs(tmp_path / "run")
+    lines = metrics(tmp_path / "run", "epoch")
     assert [line["utterances"] for line in lines] == [48] * 3
     assert lines[-1]["attention_loss"] < lines[0]["attention_loss"]

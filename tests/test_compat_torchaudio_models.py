@@ -24,17 +24,19 @@ def table(size):
     return (torch.rand(size + 1, size + 1, generator=generator) * -2).tolist()
 
 
-class Bigrams(CTCDecoderLM):
-    """States are nodes of the tree, as in torchaudio's tutorial."""
+class Tutorial:
+    """States are nodes of the tree, as in torchaudio's tutorial; for either module's classes."""
+
+    State: type
 
     def __init__(self, size):
-        CTCDecoderLM.__init__(self)
+        super().__init__()
         self.table = table(size)
         self.last = {}
 
     def start(self, start_with_nothing):
         assert start_with_nothing is False
-        state = CTCDecoderLMState()
+        state = self.State()
         self.last[state] = END
         return state
 
@@ -45,6 +47,10 @@ class Bigrams(CTCDecoderLM):
 
     def finish(self, state):
         return self.score(state, END)
+
+
+class Bigrams(Tutorial, CTCDecoderLM):
+    State = CTCDecoderLMState
 
 
 def ln_lm(indices, size):
@@ -133,26 +139,10 @@ def test_tokens_against_enumeration():
 def like_torchaudio(module, lexicon, **options):
     """The same class of a user's, derived from either module's."""
 
-    class Model(module.CTCDecoderLM):
-        def __init__(self):
-            module.CTCDecoderLM.__init__(self)
-            self.table = table(4)
-            self.last = {}
+    class Model(Tutorial, module.CTCDecoderLM):
+        State = module.CTCDecoderLMState
 
-        def start(self, start_with_nothing):
-            state = module.CTCDecoderLMState()
-            self.last[state] = END
-            return state
-
-        def score(self, state, usr_token_idx):
-            after = state.child(usr_token_idx)
-            self.last[after] = usr_token_idx
-            return after, self.table[self.last[state]][usr_token_idx]
-
-        def finish(self, state):
-            return self.score(state, END)
-
-    return module.ctc_decoder(lexicon, TOKENS, lm=Model(), **options), Model()
+    return module.ctc_decoder(lexicon, TOKENS, lm=Model(4), **options), Model(4)
 
 
 def test_words_against_torchaudio(lexicon, tmp_path):

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny_wav2vec2 import TINY_WAV2VEC2
 
 from ctcspeech.align.forced import forced_align
 from ctcspeech.emissions import Emissions, from_torchaudio, from_transformers
@@ -95,15 +96,7 @@ def test_transformers_model(tmp_path):
 
 def test_torchaudio_model():
     models = pytest.importorskip("torchaudio.models")
-    model = models.wav2vec2_model(
-        extractor_mode="group_norm",
-        extractor_conv_layer_config=[(8, 10, 5), (8, 64, 64)],
-        extractor_conv_bias=False, encoder_embed_dim=16, encoder_projection_dropout=0.0,
-        encoder_pos_conv_kernel=16, encoder_pos_conv_groups=2, encoder_num_layers=1,
-        encoder_num_heads=2, encoder_attention_dropout=0.0, encoder_ff_interm_features=16,
-        encoder_ff_interm_dropout=0.0, encoder_dropout=0.0, encoder_layer_norm_first=False,
-        encoder_layer_drop=0.0, aux_num_out=5,
-    )  # fmt: skip
+    model = models.wav2vec2_model(**TINY_WAV2VEC2)
 
     class Bundle:
         sample_rate = 16000

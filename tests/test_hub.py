@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from test_export import MODELS, RATE, checkpoint_of, saved, signals
+from tiny_wav2vec2 import TINY_WAV2VEC2
 
 from ctcspeech.errors import ModelError
 from ctcspeech.exchange.export import export
@@ -329,20 +330,12 @@ def tiny_bundle(pipelines, monkeypatch, normalize, kind="Wav2Vec2ASRBundle", **m
     from torchaudio.models import wav2vec2_model
     from torchaudio.pipelines._wav2vec2 import utils
 
-    parameters = dict(
-        extractor_mode="group_norm", extractor_conv_layer_config=[(8, 10, 5), (8, 64, 64)],
-        extractor_conv_bias=False, encoder_embed_dim=16, encoder_projection_dropout=0.0,
-        encoder_pos_conv_kernel=16, encoder_pos_conv_groups=2, encoder_num_layers=1,
-        encoder_num_heads=2, encoder_attention_dropout=0.0, encoder_ff_interm_features=16,
-        encoder_ff_interm_dropout=0.0, encoder_dropout=0.0, encoder_layer_norm_first=False,
-        encoder_layer_drop=0.0, aux_num_out=5,
-    )  # fmt: skip
     torch.manual_seed(0)
-    state = wav2vec2_model(**parameters).state_dict()
+    state = wav2vec2_model(**TINY_WAV2VEC2).state_dict()
     monkeypatch.setattr(utils, "_get_state_dict", lambda *a, **k: state)
     labels = ("|", "A", "B", "C") if kind == "Wav2Vec2ASRBundle" else ("a", "b", "c", "d")
     bundle = getattr(pipelines, kind)(
-        "tiny.pth", parameters, 16000, normalize, "Wav2Vec2", _labels=labels, **more
+        "tiny.pth", TINY_WAV2VEC2, 16000, normalize, "Wav2Vec2", _labels=labels, **more
     )
     monkeypatch.setattr(pipelines, "TINY", bundle, raising=False)
     return bundle

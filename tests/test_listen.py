@@ -12,17 +12,12 @@ pytest.importorskip("uvicorn")  # of serving
 
 from serving import pcm, spoken, wav
 from tone_language import RATE
-from tone_stream import tone_emitter
-
-from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
+from tone_stream import save_tones
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    emitter = tone_emitter()
-    folder = tmp_path_factory.mktemp("models") / "tones"
-    save_checkpoint(folder, Checkpoint(emitter.model, emitter.features, emitter.alphabet))
-    return folder
+    return save_tones(tmp_path_factory.mktemp("models") / "tones")
 
 
 def test_listen_to_standard_input(checkpoint):

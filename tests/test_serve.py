@@ -22,7 +22,7 @@ import soxr
 import websockets
 from serving import TEXT, chunks, pcm, serving, spoken, wav
 from tone_language import RATE
-from tone_stream import tone_emitter
+from tone_stream import save_tones
 from websockets.sync.client import connect
 
 from ctcspeech.serve.models import named
@@ -555,12 +555,7 @@ def test_draining_sends_the_finals():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
-
-    emitter = tone_emitter()
-    folder = tmp_path_factory.mktemp("models") / "tones"
-    save_checkpoint(folder, Checkpoint(emitter.model, emitter.features, emitter.alphabet))
-    return folder
+    return save_tones(tmp_path_factory.mktemp("models") / "tones")
 
 
 def test_the_command_ends_well_on_sigterm(checkpoint):

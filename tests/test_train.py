@@ -20,20 +20,14 @@ from ctcspeech.train import trainer as train_module
 from ctcspeech.train.config import load_config
 from ctcspeech.train.trainer import train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tones")
     write_training(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def configured(corpus, *overrides):

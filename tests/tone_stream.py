@@ -8,6 +8,7 @@ import torch
 from tone_language import ALPHABET, BINS, RATE
 
 from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
+from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
 from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
 from ctcspeech.recognize.checkpoint import CheckpointEmitter
 
@@ -44,3 +45,10 @@ def tone_emitter(lookahead=2):
         model.output.bias[0] = 8.0
         model.output.weight[1:] = 6.0 * torch.eye(tones)
     return CheckpointEmitter(model, features, ALPHABET)
+
+
+def save_tones(folder):
+    """The model as a checkpoint in a folder; returns the folder."""
+    emitter = tone_emitter()
+    save_checkpoint(folder, Checkpoint(emitter.model, emitter.features, emitter.alphabet))
+    return folder
