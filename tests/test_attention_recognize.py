@@ -2,10 +2,13 @@
 branch and its export are those of the same model without the decoder."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tone_stream import tone_emitter
 from tones import speak, write_corpus
 from typer.testing import CliRunner
 
@@ -15,6 +18,7 @@ from ctcspeech.decode.attention import AttentionRescorer, AttentionSearch
 from ctcspeech.errors import CtcSpeechError
 from ctcspeech.evaluate.plot_attention import attention_map, plot_attention
 from ctcspeech.exchange.export import onnx_model
+from ctcspeech.live.recognizer import StreamingRecognizer
 from ctcspeech.model.attention import AttentionConfig
 from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
 from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
@@ -209,3 +213,117 @@ def test_rescoring_uses_the_models_states(folder):
     found = transcript.passages[0].hypotheses
     scores = [item.score for item in found]
     assert len(found) > 1 and scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--decoder", "attention", "--length-normalization", "0.5"],
+        ["--decoder", "joint", "--ctc-weight", "0.6", "--beam-size", "3"],
+        ["--decoder", "rescore", "--ctc-weight", "0.4"],
+    ],
+)
+def test_bulk_gives_what_transcribe_gives(folder, tmp_path, options):
+    files = sorted(folder.glob("test-*.wav"))
+    whole = tmp_path / "whole.jsonl"
+    more = ["--format", "jsonl", "--n-best", "2", "--threads", "1", "-o", whole]
+    code, output = run("transcribe", folder / "joint", *files, *more, *options)
+    assert code == 0, output
+    out = tmp_path / "out"
+    base = ["bulk", folder / "joint", *files, "-o", out, "--workers", "0", "--n-best", "2"]
+    code, output = run(*base, *options)
+    assert code == 0, output
+    wanted = sorted(heard(line) for line in whole.read_text().splitlines())
+    (results,) = out.glob("run-*/results")
+    got = [line for file in results.iterdir() for line in file.read_text().splitlines()]
+    assert sorted(map(heard, got)) == wanted and len(wanted) == 3
+    # Another weight is another job: what is done by the first is not taken for its results.
+    place = 3 if options[2] != "--beam-size" else 5
+    code, output = run(*base, *options[:place], "0.9", *options[place + 1 :])
+    assert code == 0, output
+    assert len(list(out.glob("run-*"))) == 2
+
+
+def heard(line):
+    """What a record says, without the name under which the recording was given."""
+    record = json.loads(line)
+    return json.dumps([record["text"], record["passages"]], sort_keys=True)
+
+
+def test_bulk_refuses_what_the_model_cannot(folder, tmp_path):
+    file = folder / "test-000.wav"
+    base = ["bulk", folder / "plain", file, "-o", tmp_path / "out", "--workers", "0"]
+    result = CliRunner().invoke(app, list(map(str, [*base, "--decoder", "joint"])))
+    assert result.exit_code == 1
+    assert "the model has no attention decoder" in f"{result.output}{result.exception}"
+    result = CliRunner().invoke(app, list(map(str, [*base, "--ctc-weight", "0.5"])))
+    assert result.exit_code != 0
+    assert "--ctc-weight has no effect" in f"{result.output}{result.exception}"
+
+
+@pytest.fixture
+def decodings(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
+    import decodings
+
+    yield decodings
+    sys.modules.pop("decodings", None)
+
+
+def test_the_table_of_all_decodings(decodings, folder, monkeypatch, capsys):
+    """The rows say what `ctcspeech evaluate` says."""
+    chosen = ["greedy", "beam", "joint:ctc_weight=0.5:beam_size=4", "rescore:ctc_weight=0.7"]
+    arguments = [str(folder / "joint"), str(folder / "test.jsonl")]
+    monkeypatch.setattr(sys, "argv", ["decodings.py", *arguments, *chosen])
+    decodings.main()
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip("| ") for row in rows] == chosen
+    _, output = run(
+        "evaluate", *arguments, "--decoder", "joint", "--ctc-weight", "0.5", "--beam-size", "4",
+        "--threads", "1", "--worst", "0",
+    )  # fmt: skip
+    assert f"WER {rows[2][1]}" in output and f"CER {rows[2][3]}" in output
+    for wrong, message in (
+        ("joint:lm=1", "joint has no setting lm"),
+        ("beam:beam_size=1", "beam has no setting beam_size; it has: none"),
+        ("forward", "the decodings are greedy, beam"),
+        ("joint:ctc_weight=2", "ctc_weight must be 0 to 1"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["decodings.py", *arguments, wrong])
+        with pytest.raises(SystemExit):
+            decodings.main()
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+HEAD = AttentionConfig(hidden=6, embedding=4, size=5, width=5)
+
+
+def test_live_recognition_is_by_the_ctc_branch():
+    samples = speech_of_tones()
+    found = []
+    for emitter in (tone_emitter(), tone_emitter(attention=HEAD)):
+        stream = StreamingRecognizer(emitter).stream()
+        results = [*stream.accept(samples[:3000]), *stream.accept(samples[3000:]), *stream.finish()]
+        found.append([(item.text, item.final, item.words) for item in results])
+    assert found[0] == found[1]
+    assert " ".join(text for text, final, _ in found[1] if final) == "ab cde e"
+
+
+def speech_of_tones():
+    from tone_language import hush, say
+
+    random = np.random.default_rng(3)
+    return np.concatenate([say("ab cde e", random), hush(0.5, random)])
+
+
+def test_a_server_takes_a_checkpoint_with_a_decoder():
+    pytest.importorskip("uvicorn")
+    import httpx
+    from serving import TEXT, serving, spoken, wav
+
+    with serving(Recognizer(tone_emitter(attention=HEAD), threads=1)) as server:
+        answer = httpx.post(
+            f"{server.url}/v1/audio/transcriptions",
+            data={"model": "tones"}, files={"file": ("a.wav", wav(spoken()))},
+        )  # fmt: skip
+    assert answer.json()["text"] == TEXT

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
-from ctcspeech import Emissions, Utterance, write_manifest
+from ctcspeech import Emissions, Utterance, read_manifest, write_manifest
 from ctcspeech.audio.feature_files import load_features
 from ctcspeech.cli import app
 from ctcspeech.errors import FeatureError, ManifestError
@@ -174,9 +174,15 @@ def test_uji(tmp_path):
     (tmp_path / "uji.txt").write_text(UJI)
     first, second = read_uji(tmp_path / "uji.txt")
     assert (first.text, first.writer, first.extra) == ("a", "UJI_W01", {"split": "train"})
-    np.testing.assert_array_equal(first.strokes, [[[10, -20], [11, -25], [12, -20]]])
+    np.testing.assert_array_equal(first.strokes, [[[10, 20], [11, 25], [12, 20]]])
     assert (second.text, second.writer, len(second.strokes)) == ("A", "UPV_W22", 2)
     assert second.extra == {"split": "test"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+def test_letters_of_spanish(tmp_path, encoding):
+    (tmp_path / "uji.txt").write_bytes(UJI.replace("WORD a", "WORD ñ").encode(encoding))
+    assert [ink.text for ink in read_uji(tmp_path / "uji.txt")] == ["ñ", "A"]
 
 
 @pytest.mark.parametrize(
@@ -229,6 +235,45 @@ def test_wrong_unipen(tmp_path):
     (tmp_path / "u.dat").write_text(".COORD X Y\n.PEN_DOWN\n1 two\n")
     with pytest.raises(ManifestError, match=r"u.dat:3: not a point"):
         list(read_unipen(tmp_path / "u.dat"))
+    (tmp_path / "u.dat").write_text(".COORD X T\n")
+    with pytest.raises(ManifestError, match=r"u.dat:1: .COORD must name X and Y"):
+        list(read_unipen(tmp_path / "u.dat"))
+    for wrong in ("2-1-0", "5-2", "0-999999999", ":"):
+        (tmp_path / "u.dat").write_text(UNIPEN.format(word=wrong, character="0"))
+        with pytest.raises(ManifestError, match=r"u.dat:11: not a range of components"):
+            list(read_unipen(tmp_path / "u.dat"))
+
+
+@pytest.fixture
+def prepare(hands, monkeypatch):
+    monkeypatch.delitem(sys.modules, "prepare", raising=False)
+    import prepare
+
+    yield prepare
+    sys.modules.pop("prepare", None)
+
+
+def test_a_collection_is_divided_by_writers(prepare, tmp_path, monkeypatch, capsys):
+    for writer in "abcdef":
+        text = UNIPEN.format(word="0-2", character="2").replace("jo", writer)
+        (tmp_path / f"{writer}.dat").write_text(text)
+    source = ["prepare.py", str(tmp_path / "data"), "--unipen", str(tmp_path)]
+    for level, text in (("WORD", "it"), ("CHARACTER", "t")):
+        monkeypatch.setattr(sys, "argv", [*source, "--level", level])
+        prepare.main()
+        speakers = {}
+        for name in ("train", "dev", "test"):
+            items = read_manifest(tmp_path / "data" / f"{name}.jsonl")
+            assert {item.text for item in items} == {text}
+            speakers[name] = {item.speaker for item in items}
+        assert speakers["test"] == {"f"}
+        assert speakers["train"] | speakers["dev"] == set("abcde")
+    monkeypatch.setattr(sys, "argv", [*source, "--level", "TEXT"])
+    with pytest.raises(SystemExit, match="no labelled segment of level TEXT"):
+        prepare.main()
+    monkeypatch.setattr(sys, "argv", [*source[:-1], str(tmp_path / "a.dat")])
+    with pytest.raises(SystemExit, match="all pieces are by one writer"):
+        prepare.main()
 
 
 # -- through the whole: a manifest, training, transcription, a picture

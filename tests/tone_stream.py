@@ -13,7 +13,8 @@ from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
 from ctcspeech.recognize.checkpoint import CheckpointEmitter
 
 
-def tone_emitter(lookahead=2):
+def tone_emitter(lookahead=2, attention=None):
+    """attention: the configuration of an attention decoder with random weights, beside it."""
     features = FeatureExtractor(
         FeatureConfig(kind="spectrogram", sample_rate=RATE, energy=False, normalization="none")
     )
@@ -29,12 +30,14 @@ def tone_emitter(lookahead=2):
         bidirectional=False,
         lookahead=lookahead,
         batch_norm=False,
+        attention=attention,
     )
     model = build_model(config, features.num_features, len(ALPHABET))
     cell = model.recurrent[0].cell
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
+        for name, parameter in model.named_parameters():
+            if not name.startswith("attention."):
+                parameter.zero_()
         for row, bin in enumerate(BINS.values()):
             model.convolutions[0].convolution.weight[row, bin, 2] = 1.0
         model.convolutions[0].convolution.bias.fill_(-2.0)  # what is not loud is nothing

@@ -115,6 +115,9 @@ def bulk(
     beam_size: int | None = decoding.BEAM_SIZE,
     beam_threshold: float | None = decoding.BEAM_THRESHOLD,
     hot_word: list[str] | None = decoding.HOT_WORD,
+    ctc_weight: float | None = decoding.CTC_WEIGHT,
+    length_normalization: float | None = decoding.LENGTH_NORMALIZATION,
+    coverage: float | None = decoding.COVERAGE,
     n_best: int = typer.Option(1, "--n-best", min=1, help="So many hypotheses of each passage."),
     max_seconds: float = typer.Option(
         30.0, help="Longer recordings are cut, at pauses, into pieces no longer than this."
@@ -139,6 +142,7 @@ def bulk(
     options = DecodingOptions(
         decoder, lm, lm_unit, lm_weight, word_score, unk_score, beam_size, beam_threshold,
         hot_word or [], n_best,
+        ctc_weight=ctc_weight, length_normalization=length_normalization, coverage=coverage,
     )  # fmt: skip
     if decoder is DecoderName.greedy and options.given():
         raise typer.BadParameter(
@@ -283,7 +287,10 @@ def _hash(file: Path) -> str:
 def _settings(options: DecodingOptions, max_seconds: float) -> dict[str, Any]:
     """What else the results depend on."""
     values: dict[str, Any] = {"decoder": options.name.value, "max_seconds": max_seconds}
-    for name in ("lm_weight", "word_score", "unk_score", "beam_size", "beam_threshold"):
+    for name in (
+        "lm_weight", "word_score", "unk_score", "beam_size", "beam_threshold", "ctc_weight",
+        "length_normalization", "coverage",
+    ):  # fmt: skip
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
     if options.lm is not None:

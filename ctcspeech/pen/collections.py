@@ -4,11 +4,12 @@ UJI Pen Characters, version 2 (UCI repository; Llorens et al., LREC 2008): one t
 
     WORD a trn_UJI_W01-01         the character, and session, set and writer: trn or tst
     NUMSTROKES 1
-    POINTS 29 # 1036 -1067 1036 -1067 ...
+    POINTS 44 # 557 844 550 803 ...
 
-y grows upward there. UNIPEN (Guyon et al., ICPR 1994): `.PEN_DOWN`, `.PEN_UP`, lines of coordinates
-as `.COORD X Y ...` names them, `.SEGMENT CHARACTER|WORD 0-2 ? "label"` with ranges of components
-counted from 0 over pen-downs and pen-ups alike, or the older count over pen-downs alone.
+in hundredths of a millimetre, y growing downward as on a screen. UNIPEN (Guyon et al., ICPR 1994):
+`.PEN_DOWN`, `.PEN_UP`, lines of coordinates as `.COORD X Y ...` names them, y growing upward,
+`.SEGMENT CHARACTER|WORD 0-2 ? "label"` with ranges of components counted from 0 over pen-downs and
+pen-ups alike, or the older count over pen-downs alone.
 """
 
 import os
@@ -22,6 +23,8 @@ from ctcspeech.errors import ManifestError
 from ctcspeech.pen.strokes import Ink
 
 __all__ = ["read_uji", "read_unipen"]
+
+_MOST_COMPONENTS = 1_000_000  # of a segment: a damaged range must not fill the memory
 
 
 def read_uji(path: str | os.PathLike[str]) -> Iterator[Ink]:
@@ -59,7 +62,7 @@ def _uji_strokes(
         values = np.array(points[2].split(), float) if points else np.zeros(0)
         if not points or len(values) != 2 * int(points[1]) or not len(values):
             raise ManifestError(f"{path}:{number}: not a line of POINTS, or another number of them")
-        strokes.append(values.reshape(-1, 2) * [1.0, -1.0])
+        strokes.append(values.reshape(-1, 2))
     if len(strokes) != int(match[1]):
         raise ManifestError(f"{path}: ends before the strokes that line {number} announces")
     return strokes, place + 1 + len(strokes)
@@ -68,8 +71,8 @@ def _uji_strokes(
 def read_unipen(path: str | os.PathLike[str], level: str = "WORD") -> Iterator[Ink]:
     """The labelled segments of one level (CHARACTER, WORD, TEXT) of a UNIPEN file.
 
-    Raises ManifestError where a segment names components that there are not, or a coordinate cannot
-    be read.
+    Raises ManifestError where .COORD names no X and Y, a segment names components that there are
+    not, or a coordinate cannot be read.
     """
     path = Path(path)
     columns = (0, 1)
@@ -81,6 +84,8 @@ def read_unipen(path: str | os.PathLike[str], level: str = "WORD") -> Iterator[I
         word, _, rest = line.strip().partition(" ")
         if word == ".COORD":
             names = rest.split()
+            if not {"X", "Y"} <= set(names):
+                raise ManifestError(f"{path}:{number}: .COORD must name X and Y, got {rest!r}")
             columns = (names.index("X"), names.index("Y"))
         elif word in (".PEN_DOWN", ".PEN_UP"):
             points = []
@@ -100,6 +105,8 @@ def read_unipen(path: str | os.PathLike[str], level: str = "WORD") -> Iterator[I
         if not match or match[1].upper() != level.upper():
             continue
         chosen = _components(match[2])
+        if not chosen:
+            raise ManifestError(f"{path}:{number}: not a range of components: {match[2]!r}")
         alike = max(chosen) < len(components) and any(components[i][0] for i in chosen)
         strokes = [components[i][1] for i in chosen if i < len(components) and components[i][0]]
         if not alike:  # the older way: counted over pen-downs alone
@@ -118,16 +125,24 @@ def _unipen_point(path: Path, number: int, line: str, columns: tuple[int, int]) 
 
 
 def _components(text: str) -> list[int]:
-    """`0-2,5` as [0, 1, 2, 5]; `3:10` (from a point on) counts the whole component."""
+    """`0-2,5` as [0, 1, 2, 5]; `3:10` (from a point on) counts the whole component. Empty where it
+    is something else."""
     found: list[int] = []
     for part in text.split(","):
-        first, _, last = re.sub(r":\d+", "", part).partition("-")
-        found += range(int(first), int(last or first) + 1)
+        match = re.fullmatch(r"(\d{1,9})(?::\d+)?(?:-(\d{1,9})(?::\d+)?)?", part)
+        if match is None or int(match[2] or match[1]) - int(match[1]) > _MOST_COMPONENTS:
+            return []
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return found
 
 
 def _lines(path: Path) -> list[str]:
+    """Of a file in UTF-8, or where it is not, in Latin-1, as files of that time are."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        data = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return data.decode("latin-1").splitlines()

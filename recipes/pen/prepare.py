@@ -2,7 +2,8 @@
 
     python recipes/pen/prepare.py runs/pen/data                        # synthesised words
     python recipes/pen/prepare.py runs/pen/data --uji ujipenchars2.txt # UJI Pen Characters 2
-    python recipes/pen/prepare.py runs/pen/data --unipen folder/       # UNIPEN files
+    python recipes/pen/prepare.py runs/pen/data --unipen folder/       # UNIPEN files: their words
+    python recipes/pen/prepare.py runs/pen/data --unipen folder/ --level CHARACTER
 
 Writes InkML files and the manifests train.jsonl, dev.jsonl and test.jsonl. The writers of test are
 in neither of the others; of a collection these are the last fifth, by name.
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--uji", type=Path, help="ujipenchars2.txt")
     parser.add_argument("--unipen", type=Path, help="a UNIPEN file, or a folder of them")
+    parser.add_argument("--level", default="WORD", help="of UNIPEN's segments: CHARACTER, TEXT")
     parser.add_argument("--words", type=Path, help="a text whose words are written")
     parser.add_argument("--pieces", type=int, default=3000, help="synthesised for training")
     parser.add_argument("--hands", type=int, default=60, help="that write them")
@@ -80,10 +82,17 @@ def collected(arguments: argparse.Namespace) -> dict[str, list[Ink]]:
         folder = arguments.unipen
         files = sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else [folder]
         for file in files:
-            pieces += read_unipen(file)
+            pieces += read_unipen(file, arguments.level)
+    if arguments.unipen and not pieces:
+        sys.exit(
+            f"prepare.py: {arguments.unipen} has no labelled segment of level {arguments.level}; "
+            "another --level, perhaps"
+        )
     writers = sorted({piece.writer or "" for piece in pieces})
     test = set(writers[-max(1, len(writers) // 5) :])
     rest = [piece for piece in pieces if (piece.writer or "") not in test]
+    if not rest:
+        sys.exit("prepare.py: all pieces are by one writer: there is none to hold out for the test")
     random.Random(1).shuffle(rest)
     cut = max(1, len(rest) // 10)
     return {

@@ -3,7 +3,7 @@
 #
 #     bash recipes/pen/run.sh                          synthesised words: nothing is fetched
 #     bash recipes/pen/run.sh --uji ujipenchars2.txt   UJI Pen Characters 2
-#     bash recipes/pen/run.sh --unipen FOLDER          UNIPEN files
+#     bash recipes/pen/run.sh --unipen FOLDER          UNIPEN files (words; --level CHARACTER)
 #     bash recipes/pen/run.sh --fast                   less of it: for a quick check
 #
 # Further arguments go to `ctcspeech train`: model.hidden=128. Results go to ${WORK:-runs/pen}.
@@ -15,7 +15,7 @@ prepare=()
 overrides=()
 while [ $# -gt 0 ]; do
   case $1 in
-    --uji | --unipen) prepare+=("$1" "${2:?$1 needs a file}"); shift 2 ;;
+    --uji | --unipen | --level) prepare+=("$1" "${2:?$1 needs a value}"); shift 2 ;;
     --fast) prepare+=(--pieces 300 --hands 10); overrides+=(train.epochs=2); shift ;;
     -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit ;;
     *=*) overrides+=("$1"); shift ;;
