@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ctcspeech.errors import ConfigError
 from ctcspeech.model.attention import AttentionConfig, AttentionDecoder
+from ctcspeech.model.dropout import PackedDropout
 from ctcspeech.model.recurrent import RecurrentLayer
 
 __all__ = [
@@ -78,6 +79,10 @@ class DeepSpeech2Config(BaseModel):
     batch_norm: bool = True
     clip: float = Field(20.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
+    # One mask for all frames of an utterance, and of the recurrent layers' states (Gal and
+    # Ghahramani 2016; there both, at the same rate). The states' is shared by a batch.
+    dropout_per: Literal["frame", "utterance"] = "frame"
+    state_dropout: float = Field(0.0, ge=0, lt=1)
     symbols: int | None = Field(None, ge=1, le=10_000_000)
     embedding: Positive = 128  # of the symbols
     attention: AttentionConfig | None = None  # a decoder beside the CTC output
@@ -140,7 +145,7 @@ class AcousticModel(nn.Module):
         """
         check_input(features, lengths, self.num_features)
         hidden = self.encode(features, lengths)
-        return self._emissions(hidden), self.output_lengths(lengths)
+        return self.emissions_of(hidden), self.output_lengths(lengths)
 
     def states(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The emissions, and what an attention decoder looks at: the states (N, T', H) of the last
@@ -148,9 +153,10 @@ class AcousticModel(nn.Module):
         check_input(features, lengths, self.num_features)
         hidden = self.encode(features, lengths)
         states = pad_packed_sequence(hidden, batch_first=True)[0]
-        return self._emissions(hidden), states, self.output_lengths(lengths)
+        return self.emissions_of(hidden), states, self.output_lengths(lengths)
 
-    def _emissions(self, hidden: PackedSequence) -> Tensor:
+    def emissions_of(self, hidden: PackedSequence) -> Tensor:
+        """(N, T', C) of states: data (M, H), for the M true frames."""
         emissions = hidden._replace(data=self.output(hidden.data))
         return pad_packed_sequence(emissions, batch_first=True)[0]
 
@@ -256,6 +262,7 @@ class DeepSpeech2(AcousticModel):
                 config.bidirectional,
                 config.merge,
                 config.clip,
+                config.state_dropout,
             )
             self.recurrent.append(recurrent)
             size = recurrent.output_size
@@ -266,7 +273,7 @@ class DeepSpeech2(AcousticModel):
             if config.lookahead:
                 self.row = RowConvolution(size, config.lookahead, config.clip)
         self.last_norm = nn.BatchNorm1d(size) if config.batch_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = PackedDropout(config.dropout, config.dropout_per)
         self.output = nn.Linear(size, num_labels)
         if config.attention is not None:  # last, so that the rest begins with the same weights
             self.attention = AttentionDecoder(config.attention, size, num_labels)
@@ -283,10 +290,10 @@ class DeepSpeech2(AcousticModel):
             hidden = hidden.transpose(1, 2)
         packed = pack(hidden, lengths)
         for norm, layer in zip(self.norms, self.recurrent, strict=True):
-            packed = layer(packed._replace(data=self.dropout(norm(packed.data))))
+            packed = layer(self.dropout(packed._replace(data=norm(packed.data))))
         if self.row is not None:
             packed = self.row(packed)
-        return packed._replace(data=self.dropout(self.last_norm(packed.data)))
+        return self.dropout(packed._replace(data=self.last_norm(packed.data)))
 
 
 class ConvolutionLayer(nn.Module):

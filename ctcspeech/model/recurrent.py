@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence
 
 from ctcspeech import _core
@@ -22,6 +23,10 @@ class RecurrentLayer(nn.Module):
 
     kind: "rnn" (h = clip(W x + U h' + b), 0 to `clip`; Hannun et al. 2014, equations 2 and 3),
     "gru" or "lstm". Two directions are summed (as in Deep Speech) or concatenated.
+
+    state_dropout: in training, the share of the units of h' that no product of U sees (Gal and
+    Ghahramani 2016, arXiv 1512.05287), the others divided by what is left: the same in all frames
+    and, for U is multiplied with all utterances at once, in the whole batch.
     """
 
     def __init__(
@@ -32,11 +37,14 @@ class RecurrentLayer(nn.Module):
         bidirectional: bool = True,
         merge: str = "sum",
         clip: float = 20.0,
+        state_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         cells = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
         self.kind, self.hidden, self.clip = kind, hidden, clip
         self.bidirectional, self.merge = bidirectional, merge
+        self.state_dropout = state_dropout
+        self.suffixes = ("", "_reverse") if bidirectional else ("",)
         self.cell: nn.RNNBase = cells[kind](input_size, hidden, bidirectional=bidirectional)
         self.output_size = hidden * (2 if bidirectional and merge == "concat" else 1)
 
@@ -46,6 +54,9 @@ class RecurrentLayer(nn.Module):
             output = self._clipped(packed)
         elif self.kind == "gru" and native(packed.data):
             output = self._gru(packed)
+        elif self.training and self.state_dropout:
+            used = {f"weight_hh_l0{suffix}": self._used(suffix)[1] for suffix in self.suffixes}
+            output = functional_call(self.cell, used, (packed,))[0].data
         else:
             output = self.cell(packed)[0].data
         if self.bidirectional and self.merge == "sum":
@@ -57,8 +68,16 @@ class RecurrentLayer(nn.Module):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return [getattr(self.cell, f"{name}_l0{suffix}") for name in names]
 
+    def _used(self, suffix: str) -> list[Tensor]:
+        """The weights, those of dropped states 0 in training."""
+        weights = self.weights(suffix)
+        if self.training and self.state_dropout:
+            mask = weights[1].new_ones(self.hidden)
+            weights[1] = weights[1] * nn.functional.dropout(mask, self.state_dropout)
+        return weights
+
     def _gru(self, packed: PackedSequence) -> Tensor:
-        parts = [self.weights(suffix) for suffix in ("", "_reverse")[: 1 + self.bidirectional]]
+        parts = [self._used(suffix) for suffix in self.suffixes]
         weight, recurrent, bias, more = (torch.stack(column) for column in zip(*parts, strict=True))
         # torch's second bias is added to the first, but for the candidate, where r comes between.
         gates = 2 * self.hidden
@@ -71,8 +90,8 @@ class RecurrentLayer(nn.Module):
     def _clipped(self, packed: PackedSequence) -> Tensor:
         sizes = packed.batch_sizes.tolist()
         outputs = []
-        for suffix in ("", "_reverse")[: 1 + self.bidirectional]:
-            weight, recurrent, bias, more = self.weights(suffix)
+        for suffix in self.suffixes:
+            weight, recurrent, bias, more = self._used(suffix)
             inputs = nn.functional.linear(packed.data, weight, bias + more)
             outputs.append(ClippedRecurrence.apply(inputs, recurrent, sizes, self.clip, suffix))
         return torch.cat(outputs, dim=1)

@@ -137,6 +137,13 @@ class TrainConfig(BaseModel):
     # published: 0.2, with wider time masks). A step then costs twice as much; 0 has one view. Tried
     # once on AN4, without a gain (recipes/an4).
     consistency: float = Field(0.0, ge=0, le=1000)
+    # Weight of the CTC loss of the middle recurrent layer, that of the output being the rest (Lee
+    # and Watanabe 2021; published: 0.3).
+    intermediate_ctc: float = Field(0.0, ge=0, lt=1)
+    # Standard deviation of the noise on the weights while a gradient is computed (Graves 2013:
+    # 0.075, where weights were drawn from -0.1 to 0.1; here a recurrent layer's are drawn from
+    # -1 / sqrt(hidden) to 1 / sqrt(hidden)).
+    weight_noise: float = Field(0.0, ge=0, le=10)
     # Decay of the exponential moving average of the weights, which is then what is validated and
     # kept; 0 takes none. 0.999 averages over the last thousand steps, which must be a small part
     # of the run: on AN4 0.998, a fifth of 2,500 steps, was worse than the last weights.
@@ -154,6 +161,12 @@ class TrainConfig(BaseModel):
     statistics_utterances: int = Field(2000, ge=1)  # sample for the features' mean and deviation
     log_every: int = Field(10, ge=1)  # steps between two lines in metrics.jsonl
     tensorboard: bool = True
+
+    @model_validator(mode="after")
+    def _intermediate_ctc_counts(self) -> "TrainConfig":
+        if self.intermediate_ctc and not self.ctc_weight:
+            raise ValueError("intermediate_ctc has no effect with ctc_weight = 0")
+        return self
 
 
 class RunConfig(BaseModel):

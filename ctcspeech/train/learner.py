@@ -26,11 +26,13 @@ from ctcspeech.model.deepspeech import AcousticModel
 from ctcspeech.train.config import RunConfig
 from ctcspeech.train.consistency import disagreement, two_views
 from ctcspeech.train.ema import MovingAverage
+from ctcspeech.train.intermediate import IntermediateNetwork
 from ctcspeech.train.joint import JointNetwork, ctc_share
 from ctcspeech.train.log import Profile, Sums
 from ctcspeech.train.optimizer import Schedule, build_optimizer
 from ctcspeech.train.prepare import Materials
 from ctcspeech.train.processes import Process, precision
+from ctcspeech.train.weight_noise import noisy
 
 __all__ = ["Learner", "StepError", "step_seed"]
 
@@ -60,18 +62,18 @@ class Learner:
         )
         self.ctc_share = ctc_share(config.train, self.model)
         self.sampling = 0.0  # of the attention decoder, in this step
-        self.network: Callable[..., tuple[Tensor, ...]] = self.model
+        network: torch.nn.Module = self.model
         if self.model.attention is not None:
-            self.network = JointNetwork(self.model)
+            network = JointNetwork(self.model)
+        if self.config.intermediate_ctc:
+            network = IntermediateNetwork(network, self.model)
+        self.network: Callable[..., tuple[Tensor, ...]] = network
         if process.world_size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            network = torch.nn.parallel.DistributedDataParallel(
-                self.network,  # type: ignore[arg-type]
-                device_ids=ids,
-            )
+            parallel = torch.nn.parallel.DistributedDataParallel(network, device_ids=ids)
             if self.device.type == "cpu":
-                network.register_comm_hook(process.world_size, mean_by_parameter)
-            self.network = network
+                parallel.register_comm_hook(process.world_size, mean_by_parameter)
+            self.network = parallel
         self.ema = MovingAverage(self.model, self.config.ema) if self.config.ema else None
 
     @property
@@ -159,24 +161,26 @@ class Learner:
         torch.manual_seed(step_seed(self.config.seed, number, self.process.rank))
         self.optimizer.zero_grad(set_to_none=True)
         world = self.process.world_size
-        for i, item in enumerate(prepared):
-            last = i + 1 == len(prepared)
-            with nullcontext() if last or world == 1 else self.network.no_sync():  # type: ignore
-                losses = self.losses(item)
-                with self.profile("backward", sampled=True):
-                    mean = losses.sum() * (world / max(1.0, labels))
-                    self.scaler.scale(mean).backward()
+        with noisy(self.model, self.config.weight_noise):
+            for i, item in enumerate(prepared):
+                last = i + 1 == len(prepared)
+                with nullcontext() if last or world == 1 else self.network.no_sync():  # type: ignore
+                    losses = self.losses(item)
+                    with self.profile("backward", sampled=True):
+                        mean = losses.sum() * (world / max(1.0, labels))
+                        self.scaler.scale(mean).backward()
         return rate
 
     def losses(self, item: Batch) -> Tensor:
         """The loss of each utterance. Raises StepError naming those where it is no number."""
         if not item.utterances:  # a stand-in, so that this process takes part in the step
             with statistics_kept(self.model):
-                emissions, _, logits = self._forward(item)
-            return emissions.sum() * 0.0 + (0.0 if logits is None else logits.sum() * 0.0)
-        emissions, lengths, logits = self._forward(item)
+                emissions, _, logits, middle = self._forward(item)
+            given = [x.sum() for x in (emissions, logits, middle) if x is not None]
+            return torch.stack(given).sum() * 0.0
+        emissions, lengths, logits, middle = self._forward(item)
         with self.profile("loss", sampled=True):
-            losses = self._ctc(emissions, lengths, item)
+            losses = ctc = self._ctc(emissions, lengths, item)
             if logits is not None:
                 losses = self.ctc_share * losses + (1 - self.ctc_share) * self._attention(
                     logits, item
@@ -188,23 +192,27 @@ class Learner:
             raise StepError(f"the loss is no finite number for {', '.join(names)}")
         self.sums.loss += float(values.double().sum())
         self.sums.labels += int(item.target_lengths.sum())
+        if middle is not None:
+            with self.profile("loss", sampled=True):
+                apart = self._ctc(middle, lengths, item) - ctc
+            losses = losses + self.ctc_share * self.config.intermediate_ctc * apart
         if self.config.consistency:
             losses = losses + self.config.consistency * disagreement(emissions, lengths)
         return losses
 
-    def _forward(self, item: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Emissions, their lengths, and the attention decoder's logits, where there is one."""
+    def _forward(self, item: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Emissions, their lengths, the attention decoder's logits, where there is one, and the
+        emissions of the middle layer, where they count."""
         with self.profile("forward", sampled=True), self.autocast():
-            if self.model.attention is None:
-                emissions, lengths = self.network(item.inputs, item.input_lengths)
-                return emissions, lengths, None
-            targets = item.targets
-            if not item.utterances:
-                targets = item.input_lengths.new_zeros(len(item.inputs), 0)
-            emissions, lengths, logits = self.network(
-                item.inputs, item.input_lengths, targets, self.sampling
-            )
-            return emissions, lengths, logits
+            inputs: tuple[Any, ...] = (item.inputs, item.input_lengths)
+            if self.model.attention is not None:
+                targets = item.targets
+                if not item.utterances:
+                    targets = item.input_lengths.new_zeros(len(item.inputs), 0)
+                inputs = (*inputs, targets, self.sampling)
+            emissions, lengths, *more = self.network(*inputs)
+            middle = more.pop() if self.config.intermediate_ctc else None
+            return emissions, lengths, more[0] if more else None, middle
 
     def _ctc(self, emissions: Tensor, lengths: Tensor, item: Batch) -> Tensor:
         """(N,), on the training's device."""

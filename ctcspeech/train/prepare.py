@@ -39,6 +39,8 @@ __all__ = [
 ]
 
 Report = Callable[[str], None]
+# Of [model], what a checkpoint that is fine-tuned may have had otherwise.
+FREE = {"dropout", "dropout_per", "state_dropout", "attention", "attention.dropout"}
 HEAD = "attention."  # what the names of the attention decoder's weights begin with
 SHOWN = 5  # items of a list that are named
 AT_ONCE = 1 << 16  # durations, so that arrays made on the way are small
@@ -130,7 +132,7 @@ def initial_checkpoint(config: RunConfig, path: Path) -> Checkpoint:
         ("model", config.model, model.config),
         ("features", config.features, checkpoint.features.config),
     ):
-        keys = sorted(set(differences(own, its)) - {"dropout", "attention", "attention.dropout"})
+        keys = sorted(set(differences(own, its)) - FREE)
         if section in given and keys:
             raise ConfigError(
                 f"train.init_from: {path} was trained with another [{section}] ({keys}); leave "
