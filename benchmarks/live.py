@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=25)
     parser.add_argument("--lm", type=Path)
     parser.add_argument("--silence", type=float, default=2.0, help="that ends an utterance")
+    parser.add_argument("--only-streaming", action="store_true", help="without the windows")
     parser.add_argument("--joined", type=float, metavar="MINUTES")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
@@ -66,7 +67,7 @@ def main() -> None:
             "forward only, by its state",
         )
     )
-    for windows in WINDOWS:
+    for windows in () if arguments.only_streaming else WINDOWS:
         name = (
             f"bidirectional, windows {windows.before:g} + {windows.chunk:g} + {windows.after:g} s"
         )

@@ -41,6 +41,9 @@ MODELS = {
     "forward rnn, no lookahead": DeepSpeech2Config(
         **ONE, layers=1, bidirectional=False, recurrent="rnn", lookahead=0
     ),
+    "forward, no end": DeepSpeech2Config(
+        **ONE, layers=2, bidirectional=False, lookahead=3, hide_end=True
+    ),
     "deepspeech1": DeepSpeech1Config(hidden=10, context=3, stride=3, clip=1.5),
 }
 FEATURES = {
@@ -48,6 +51,7 @@ FEATURES = {
     "utterance": {"num_bins": 20, "normalization": "utterance"},
     "mel, deltas": {"kind": "mel", "num_bins": 12, "deltas": 2, "normalization": "none"},
     "spectrogram": {"kind": "spectrogram", "energy": False, "normalization": "utterance"},
+    "tail": {"num_bins": 20, "tail_ms": 123},
     "nemo": {"preset": "nemo", "num_bins": 20, "fft_size": 256},
     "kaldi": {"preset": "kaldi", "num_bins": 20, "fft_size": 256, "high_frequency": 3600.0},
 }

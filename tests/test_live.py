@@ -20,8 +20,11 @@ from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
 from ctcspeech.recognize.checkpoint import CheckpointEmitter
 from ctcspeech.text.alphabet import Alphabet
 
+# A tail that is no whole number of frames, and longer than the look-ahead of 200 ms.
+HIDDEN_END = {"hide_end": True, "tail_ms": 333}
 
-def random_emitter(**features):
+
+def random_emitter(hide_end=False, **features):
     """A forward-only model of random weights."""
     torch.manual_seed(3)
     extractor = FeatureExtractor(FeatureConfig(sample_rate=RATE, num_bins=12, **features))
@@ -43,6 +46,7 @@ def random_emitter(**features):
         hidden=8,
         bidirectional=False,
         lookahead=3,
+        hide_end=hide_end,
     )
     model = build_model(config, extractor.num_features, len(ALPHABET)).eval()
     return CheckpointEmitter(model, extractor, ALPHABET)
@@ -69,9 +73,9 @@ def in_random_company(source, recordings, generator):
     return [np.concatenate(part) for part in parts]
 
 
-@pytest.mark.parametrize("deltas", [0, 2])
-def test_a_state_gives_what_the_whole_recording_gives(deltas):
-    emitter = random_emitter(deltas=deltas)
+@pytest.mark.parametrize("options", [{}, {"deltas": 2}, HIDDEN_END, {"tail_ms": 315}])
+def test_a_state_gives_what_the_whole_recording_gives(options):
+    emitter = random_emitter(**options)
     assert has_state(emitter)
     generator = np.random.default_rng(4)
     lengths = [0, 100, 160, 161, 240, 800, 3123, 9000, 20000]

@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn")
 
 import torch
 from serving import TEXT, pcm, spoken
-from test_live import in_random_company, joined, listen, random_emitter, speech
+from test_live import HIDDEN_END, in_random_company, joined, listen, random_emitter, speech
 from test_without_torch import HIDE
 from test_without_torch import verb as without_torch
 from tone_language import RATE
@@ -41,10 +41,10 @@ def saved(emitter, folder):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("recurrent", ["gru", "lstm", "rnn"])
+@pytest.mark.parametrize("recurrent", ["gru", "lstm", "rnn", "gru, no end"])
 def test_the_graph_gives_what_torch_gives(tmp_path, steps, recurrent):
-    emitter = random_emitter()
-    if recurrent != "gru":
+    emitter = random_emitter(**HIDDEN_END) if recurrent == "gru, no end" else random_emitter()
+    if recurrent in ("lstm", "rnn"):
         torch.manual_seed(5)
         config = emitter.model.config.model_copy(update={"recurrent": recurrent})
         emitter.model = build_model(config, 13, len(emitter.alphabet)).eval()

@@ -16,7 +16,7 @@ from ctcspeech.align.forced import WILDCARD, Alignment, forced_align
 from ctcspeech.decode.hypothesis import Hypothesis, Word, word_frames
 from ctcspeech.emissions import Emissions
 from ctcspeech.errors import AlignmentError, AlphabetError
-from ctcspeech.recognize.transcript import Passage, Transcript
+from ctcspeech.recognize.transcript import Passage, Transcript, moved
 from ctcspeech.text.alphabet import Alphabet
 from ctcspeech.text.fitting import FittingNormalizer
 
@@ -52,6 +52,7 @@ class AlignedText:
         score = self.alignment.score
         hypothesis = Hypothesis(self.text, self.alignment.labels.tolist(), score, score)
         hypothesis.words = self.words
+        hypothesis = moved(hypothesis, 0.0, read.duration)
         return replace(read, passages=[Passage(0.0, read.duration, [hypothesis])])
 
 

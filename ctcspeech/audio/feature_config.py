@@ -27,6 +27,9 @@ filter banks and an energy term over windows of 20 ms, one every 10 ms. Exactly:
    of the HTK book: sum_n n (c[t+n] - c[t-n]) / 10, n = 1, 2), end frames repeated.
 7. Normalisation to mean 0 and deviation 1 of each feature: by the statistics of a corpus (nothing
    of the recording itself enters, so that a stream has the same features), or of the utterance.
+8. What is recognised, not what is trained on, is followed by `tail_ms` of digital silence, if it
+   has a frame at all: models that give no emissions for the end of what they hear
+   (`model.hide_end`) hear the last word out in it.
 
 Presets name the front ends of other runtimes: "nemo" (NeMo's, as sherpa-onnx 2.0 computes it) and
 "kaldi" (icefall's, k2's and WeNet's filter banks).
@@ -117,6 +120,7 @@ class FeatureConfig(BaseModel):
     deltas: Literal[0, 1, 2] = 0
     normalization: Literal["corpus", "utterance", "none"] = "corpus"
     num_features: int | None = Field(None, ge=1, le=65_536)
+    tail_ms: float = Field(0.0, ge=0, le=10_000)
 
     @model_validator(mode="before")
     @classmethod
@@ -151,6 +155,10 @@ class FeatureConfig(BaseModel):
             )
         if self.filters != "plain" and self.kind != "mel":
             raise ValueError(f'filters "{self.filters}" are of kind "mel", got "{self.kind}"')
+        if self.tail_ms and (self.deltas or not self.of_streams):
+            raise ValueError(
+                "tail_ms is for audio without padding and deltas, not normalised by the utterance"
+            )
         self.fft_points  # noqa: B018  (raises where a filter would be empty)
         return self
 
@@ -169,6 +177,17 @@ class FeatureConfig(BaseModel):
     def shift(self) -> int:
         """Samples from one frame to the next."""
         return round(self.shift_ms * self.sample_rate / 1000)
+
+    def with_tail(self, num_samples: int) -> int:
+        """Samples of a recording as it is recognised, those of the tail included."""
+        if not self.tail_ms or num_samples < self.window:
+            return num_samples
+        return num_samples + self.tail
+
+    @property
+    def tail(self) -> int:
+        """Zero samples that follow what is recognised."""
+        return round(self.tail_ms * self.sample_rate / 1000)
 
     @property
     def top_frequency(self) -> float:

@@ -41,8 +41,9 @@ class AugmentConfig(BaseModel):
     - pitch: higher or lower by up to `pitch_semitones`, at the same tempo; formants move with it.
     - tempo: faster or slower by a factor of `tempo_range`, at the same pitch.
     - speed: resampling by a factor of `speed_range`, as a tape that runs faster (Ko et al. 2015).
-    - silence: up to `silence_seconds` more before, and as much after, each drawn by itself; not
-      digital silence but white noise as faint as the recording's own quiet stretches.
+    - silence: up to `silence_seconds` more before, and as much after, each drawn by itself: noise
+      like that of the recording's own quiet stretches, or white and fainter, or digital silence,
+      with equal probability.
     - jitter: moved left or right by up to `jitter_ms` (Hannun et al. 2014, section 2.1, half the
       step of the filter banks).
     - rir: convolved with a room impulse response from `rir_folder`; level and direct path stay in
@@ -114,13 +115,17 @@ class AugmentConfig(BaseModel):
 class Augmenter:
     """Applies an AugmentConfig to utterances at `sample_rate`.
 
+    end_silence: samples of silence that every recording is followed by at least, for models that
+    give no emissions for the end of what they hear (`model.hide_end`).
+
     Raises:
         ConfigError: if a folder of noises or room impulse responses that is used has none.
     """
 
-    def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
+    def __init__(self, config: AugmentConfig, sample_rate: int, end_silence: int = 0) -> None:
         self.config = config
         self.sample_rate = sample_rate
+        self.end_silence = end_silence
         self._noises = self._rooms = None
         if config.noise_probability:
             self._noises = _Clips(config.noise_folder, sample_rate, "noise_folder")
@@ -150,13 +155,16 @@ class Augmenter:
             samples = change_tempo(samples, drawn.between(config.tempo_range), self.sample_rate)
         if drawn := draw("speed"):
             samples = _resampled(samples, drawn.between(config.speed_range))
-        if drawn := draw("silence"):
-            longest = self.config.silence_seconds * self.sample_rate
-            before, after = (round(longest * drawn.between((0, 1))) for _ in range(2))
-            floor = _floor(samples, self.sample_rate)
-            samples = np.concatenate(
-                [floor * drawn.noise(before), samples, floor * drawn.noise(after)]
-            )
+        if (drawn := draw("silence")) or self.end_silence:
+            before = after = 0
+            if drawn:
+                longest = self.config.silence_seconds * self.sample_rate
+                before, after = (round(longest * drawn.between((0, 1))) for _ in range(2))
+            drawn = drawn or _Draw("end silence", seed, epoch, utterance)
+            quiet = _Quiet(samples, self.sample_rate)
+            after += self.end_silence
+            parts = quiet.drawn(drawn, before), samples, quiet.drawn(drawn, after)
+            samples = np.concatenate(parts)
         if drawn := draw("jitter"):
             reach = config.jitter_ms * self.sample_rate / 1000
             samples = _shifted(samples, round(reach * drawn.between((-1, 1))))
@@ -331,19 +339,47 @@ class _Clips:
         return clip
 
 
-def _floor(samples: np.ndarray, sample_rate: int) -> np.float32:
-    """The root of the mean power of a recording's quiet stretches, 40 dB under the whole at most.
+class _Quiet:
+    """What a recording's quiet stretches are like: the tenth of its 10 ms with the least power.
 
-    The quiet ones are the tenth of its stretches of 10 ms with the least power. A recording that is
-    cut closely has none that is quiet, hence the bound.
+    level: the root of their mean power, 40 dB under that of the whole at most, as a recording that
+    is cut closely has none that is quiet. spectrum: their mean power at each frequency.
     """
-    step = max(1, sample_rate // 100)
-    count = len(samples) // step
-    whole = math.sqrt(_power(samples))
-    if not count:
-        return np.float32(0.01 * whole)
-    powers = np.square(samples[: count * step].reshape(count, step), dtype=np.float64).mean(1)
-    return np.float32(min(math.sqrt(np.quantile(powers, 0.1)), 0.01 * whole))
+
+    faintest_db = -40.0  # under the level
+
+    def __init__(self, samples: np.ndarray, sample_rate: int) -> None:
+        step = max(1, sample_rate // 100)
+        count = len(samples) // step
+        self.level = 0.01 * math.sqrt(_power(samples))
+        self.spectrum = np.ones(step // 2 + 1)
+        if count:
+            stretches = samples[: count * step].reshape(count, step)
+            powers = np.square(stretches, dtype=np.float64).mean(1)
+            bound = np.quantile(powers, 0.1)
+            self.level = min(math.sqrt(bound), self.level)
+            spectra = np.fft.rfft(stretches[powers <= bound] * np.hanning(step))
+            self.spectrum = np.square(np.abs(spectra)).mean(0)
+
+    def drawn(self, drawn: "_Draw", count: int) -> np.ndarray:
+        """So many samples of silence, float32 (count,)."""
+        kind, below = drawn.below(3), drawn.between((self.faintest_db, 0))
+        noise = drawn.noise(count)
+        if kind == 0 or not count:
+            return np.zeros(count, np.float32)
+        if kind == 1:
+            return np.float32(self.level * 10 ** (below / 20)) * noise
+        return np.float32(self.level) * _shaped(noise, self.spectrum)
+
+
+def _shaped(noise: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
+    """White noise (S,) with powers `spectrum` at frequencies evenly spread, of power 1 again."""
+    size = _fast_length(len(noise))
+    places = np.linspace(0, len(spectrum) - 1, size // 2 + 1)
+    gains = np.sqrt(np.interp(places, np.arange(len(spectrum)), spectrum))
+    shaped = np.fft.irfft(np.fft.rfft(noise, size) * gains, size)[: len(noise)].astype(np.float32)
+    power = _power(shaped)
+    return shaped / np.float32(math.sqrt(power)) if power else noise
 
 
 def _power(samples: np.ndarray) -> float:

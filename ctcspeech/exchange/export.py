@@ -323,14 +323,16 @@ def _by_torch(
     checkpoint: Checkpoint, samples: list[np.ndarray], emitter: OnnxEmitter
 ) -> list[np.ndarray]:
     """One by one; of the same features where these are not in the graph."""
-    results = []
+    config, results = checkpoint.features.config, []
     for item in samples:
         batch = torch.from_numpy(np.ascontiguousarray(item, np.float32))[None]
         if emitter.contract.layout == "NFT":
             features = torch.from_numpy(emitter.contract.prepare(item))[None]
             lengths = torch.tensor([features.shape[1]])
         else:
-            features, lengths = checkpoint.features(batch, torch.tensor([len(item)]))
+            count = config.with_tail(len(item))
+            batch = torch.nn.functional.pad(batch, (0, count - len(item)))
+            features, lengths = checkpoint.features(batch, torch.tensor([count]))
         if not int(lengths[0]):
             results.append(np.zeros((0, len(checkpoint.alphabet)), np.float32))
             continue

@@ -64,6 +64,13 @@ def _framed(graph: Graph, config: FeatureConfig, samples: str, lengths: str) -> 
         return graph.constant(np.int64(value))
 
     window, shift = config.window, config.shift
+    if config.tail:  # zeros in place of whatever follows the end
+        column = graph.op("Unsqueeze", lengths, graph.integers(1))
+        true = graph.op("Less", graph.range(graph.size(samples, 1)), column)
+        samples = graph.op("Where", true, samples, graph.constant(np.float32(0)))
+        samples = graph.op("Pad", samples, graph.integers(0, 0, 0, config.tail))
+        some = graph.op("Cast", graph.op("GreaterOrEqual", lengths, integer(window)), to=7)
+        lengths = graph.op("Add", lengths, graph.op("Mul", some, integer(config.tail)))
     if config.padding == "none":
         more = graph.op("Add", lengths, integer(shift - window))
         frames = graph.op("Div", graph.op("Max", more, integer(0)), integer(shift))

@@ -23,12 +23,17 @@ _GATES = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2], "rnn": [0]}
 
 def add_model(graph: Graph, model: AcousticModel, features: str, lengths: str) -> tuple[str, str]:
     """Features (N, T, F), zero after lengths (N,), to log-probabilities (N, T', C) and lengths."""
+    inputs = lengths
     if isinstance(model, DeepSpeech1):
         hidden, lengths, norm = _deepspeech1(graph, model, features, lengths)
     elif isinstance(model, DeepSpeech2):
         hidden, lengths, norm = _deepspeech2(graph, model, features, lengths)
     else:
         raise TypeError(f"model must be a DeepSpeech1 or DeepSpeech2, got {type(model).__name__}")
+    if model.hidden_end:
+        true = graph.op("Sub", inputs, graph.constant(np.int64(model.hidden_end)))
+        true = graph.op("Max", true, graph.constant(np.int64(0)))
+        lengths = graph.ceil_div(true, model.subsampling)
     logits = _linear(graph, model.output, hidden, norm)  # (T', N, C)
     scores = graph.op("LogSoftmax", graph.op("Transpose", logits, perm=[1, 0, 2]), axis=-1)
     longest = graph.op("ReduceMax", lengths, keepdims=1)

@@ -9,8 +9,9 @@ float32 (N, steps, C), `delay` frames late, and `next_place`, `next_state_0`, ..
 step. S is (steps * subsampling - 1) * shift + window samples; from a step to the next the samples
 move on by steps * subsampling * shift. After a stream's end zeros take the place of samples. The
 metadata `ctcspeech_streaming` is JSON with version, alphabet, features, steps, subsampling,
-delay, lookahead and the rules by which the texts were written. Written by
-`exchange.streaming_export`.
+delay, lookahead, hidden_end and the rules by which the texts were written. A stream's samples are
+followed by `features.tail_ms` of zeros; T frames of features have ceil((T - hidden_end) /
+subsampling) frames of emissions. Written by `exchange.streaming_export`.
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ctcspeech.audio.feature_config import FeatureConfig
+from ctcspeech.audio.feature_config import FeatureConfig, num_frames
 from ctcspeech.emissions import Emitter
 from ctcspeech.errors import CheckpointError
 from ctcspeech.text.alphabet import Alphabet
@@ -82,6 +83,7 @@ class StreamingOnnx(Emitter):
             self.config = FeatureConfig.model_validate(about["features"])
             self.steps, self.delay = int(about["steps"]), int(about["delay"])
             self.subsampling, self.lookahead = int(about["subsampling"]), int(about["lookahead"])
+            self.hidden_end = int(about.get("hidden_end", 0))
             self.normalizer: dict[str, Any] | None = about.get("normalizer")
         except CheckpointError:
             raise
@@ -113,13 +115,17 @@ class StreamingOnnx(Emitter):
         log_probs, place, *new = self.session.run(self._outputs, feed)
         return log_probs, [place, states[1], *new]
 
+    def emissions_of(self, frames: int) -> int:
+        """Frames of emissions for so many frames of features."""
+        return max(0, -(-(frames - self.hidden_end) // self.subsampling))
+
     def compute(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         return [self._whole(np.asarray(item, np.float32)) for item in inputs]
 
     def _whole(self, samples: np.ndarray) -> np.ndarray:
         config = self.config
-        frames = max(0, (len(samples) - config.window) // config.shift + 1)
-        wanted = -(-frames // self.subsampling)
+        frames = num_frames(config.with_tail(len(samples)), config)
+        wanted = self.emissions_of(frames)
         if not wanted:
             return np.zeros((0, len(self.alphabet)), np.float32)
         stride = self.steps * self.frame_inputs

@@ -122,6 +122,7 @@ def export_streaming(
         "subsampling": streaming.subsampling,
         "delay": streaming.delay,
         "lookahead": checkpoint.model.lookahead,
+        "hidden_end": checkpoint.model.hidden_end,
         "normalizer": (checkpoint.config.get("data") or {}).get("normalizer"),
     }
     with atomic_write(out, "wb") as file:
@@ -162,8 +163,11 @@ def _difference(checkpoint: Checkpoint, emitter: StreamingOnnx) -> float:
     for seconds in (0.3, 1.0, 2.7):
         samples = 0.1 * torch.randn(1, int(seconds * emitter.sample_rate), generator=generator)
         with torch.inference_mode():
-            features, lengths = checkpoint.features(samples, torch.tensor([samples.shape[1]]))
+            wanted = checkpoint.features.config.with_tail(samples.shape[1])
+            padded = torch.nn.functional.pad(samples, (0, wanted - samples.shape[1]))
+            features, lengths = checkpoint.features(padded, torch.tensor([wanted]))
             logits, _ = checkpoint.model(features, lengths)
         (found,) = emitter.compute([samples[0].numpy()])
-        largest = max(largest, float(np.abs(found - logits[0].log_softmax(-1).numpy()).max()))
+        difference = np.abs(found - logits[0].log_softmax(-1).numpy())
+        largest = max(largest, float(difference.max(initial=0.0)))
     return largest

@@ -12,6 +12,7 @@ An endpoint resets the decoder, never the acoustic state. Many streams are compu
 `push` to each of them, then `StreamingRecognizer.advance(streams)`.
 """
 
+import math
 import os
 import sys
 from collections import OrderedDict
@@ -226,6 +227,7 @@ class LiveStream:
         )
         self.frames = 0  # decoded so far
         self.samples = 0  # taken so far, at `sample_rate`
+        self._end = math.inf  # seconds, once it is known; frames of a tail lie after it
         self.utterance = -1
         self._begin(None)
 
@@ -258,6 +260,7 @@ class LiveStream:
         if self._resampler is not None and not self.source.ended:
             rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
             self.source.push(rest)
+        self._end = self.samples / self.sample_rate
         self.source.end()
 
     def accept(self, samples: np.ndarray) -> list[Result]:
@@ -329,7 +332,7 @@ class LiveStream:
     @property
     def seconds(self) -> float:
         """Of audio decoded so far."""
-        return self.frames * self.frame_seconds
+        return min(self.frames * self.frame_seconds, self._end)
 
     @property
     def silence(self) -> float:
@@ -384,7 +387,7 @@ class LiveStream:
         return results
 
     def _result(self, text: str, words: list[Word], added: str, final: bool) -> Result:
-        start = self._first * self.frame_seconds
+        start = min(self._first * self.frame_seconds, self._end)
         return Result(
             text,
             final,
@@ -401,7 +404,8 @@ class LiveStream:
         confidence = word.confidence
         if calibration is not None and confidence is not None:
             confidence = calibration(confidence)
-        return Word(word.text, word.start + start, word.end + start, confidence)
+        begin, end = min(word.start + start, self._end), min(word.end + start, self._end)
+        return Word(word.text, begin, end, confidence)
 
     def _moved(self, hypothesis: Hypothesis) -> Hypothesis:
         return replace(hypothesis, words=[self._word(word) for word in hypothesis.words])

@@ -32,6 +32,9 @@ class StateStream(SourceStream):
     def end(self) -> None:
         if self.ended:
             return
+        tail = self.source.config.tail
+        if tail and self.frames_taken + self.frames_waiting:
+            self.push(np.zeros(tail, np.float32))
         super().end()
         self.length = self.frames_taken + self.frames_waiting
         if self.length:
@@ -47,9 +50,7 @@ class StateStream(SourceStream):
         stride, grain = self.source.subsampling, self.source.grain
         if self.length is None:
             return self.frames_waiting // stride // grain * grain
-        if not self.length:
-            return 0
-        return -(-self.length // stride) - self.frames_out
+        return max(0, self.source.emissions_of(self.length) - self.frames_out)
 
     @property
     def ready(self) -> bool:
@@ -70,21 +71,29 @@ class StateSource(Source):
     """Streams of a model with a state.
 
     config: of the features. subsampling: frames of these for one of emissions. delay: frames of
-    emissions that come out before a stream's first one. grain: steps that are computed at once, or
-    a multiple of it. table: the states of streams, arrays (rows, ...): in the first one the frames
-    taken, in the second one the length.
+    emissions that come out before a stream's first one. hidden_end: frames of features at the end
+    that are only looked ahead to. grain: steps that are computed at once, or a multiple of it.
+    table: the states of streams, arrays (rows, ...): in the first one the frames taken, in the
+    second one the length.
     """
 
     Stream: ClassVar[type[StateStream]] = StateStream
     config: FeatureConfig
     subsampling: int
     delay: int
+    hidden_end: int
     grain = 1
     table: list[Any]
 
     def __init__(self) -> None:
         self.table = self.states(4)
         self.free = list(range(4))[::-1]
+
+    def emissions_of(self, frames: int) -> int:
+        """Frames of emissions for so many frames of features."""
+        if not frames:
+            return 0
+        return max(0, -(-(frames - self.hidden_end) // self.subsampling))
 
     @abstractmethod
     def states(self, count: int) -> list[Any]:
@@ -149,6 +158,7 @@ class OnnxSource(StateSource):
         self.emitter = self.onnx = emitter
         self.config, self.subsampling = emitter.config, emitter.subsampling
         self.delay, self.grain = emitter.delay, emitter.steps
+        self.hidden_end = emitter.hidden_end
         self.sample_rate = emitter.sample_rate
         self.frame_seconds = emitter.frame_shift_ms / 1000
         ahead = emitter.lookahead * emitter.config.shift + emitter.config.window
@@ -183,7 +193,7 @@ class OnnxSource(StateSource):
         for stream, item in zip(streams, log_probs, strict=True):
             first, last = max(0, -stream.frames_out), self.grain
             if stream.length is not None:
-                last = min(last, -(-stream.length // self.subsampling) - stream.frames_out)
+                last = min(last, self.emissions_of(stream.length) - stream.frames_out)
             stream.frames_taken += frames
             stream.frames_out += min(self.grain, last)
             results.append(item[first:last])

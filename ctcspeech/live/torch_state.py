@@ -66,6 +66,7 @@ class TorchSource(StateSource):
         self.model = StreamingModel(emitter.model)
         self.config = config = self.extractor.config
         self.subsampling, self.delay = self.model.subsampling, self.model.delay
+        self.hidden_end = emitter.model.hidden_end
         self.sample_rate = emitter.sample_rate
         self.frame_seconds = emitter.frame_shift_ms / 1000
         ahead = (emitter.model.lookahead or 0) * config.shift + config.window

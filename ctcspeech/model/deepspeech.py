@@ -57,6 +57,13 @@ class DeepSpeech2Config(BaseModel):
     The lists have an entry for each convolution. "2d" convolves over time and frequency, "1d" over
     time with the frequencies as channels: far cheaper, and the right one for cepstra.
 
+    A model that is forward only hears `lookahead` frames of emissions, and half the convolutions,
+    ahead. Past the end of a recording there is nothing to hear: the zeros that stand there tell
+    that it ends, and a model trained on them learns to write the last word where it sees them, in
+    the frames of emissions that look beyond the end. A stream has no end while someone pauses, and
+    the word is late. With `hide_end` those frames are left out, in training and in recognition:
+    emissions are given for as much as is heard together with all that is ahead of it.
+
     With `symbols` the features are not sounds but numbers of symbols, one a frame (num_features =
     1), 0 <= number < symbols, which an embedding turns into vectors before a convolution "1d".
     """
@@ -76,6 +83,7 @@ class DeepSpeech2Config(BaseModel):
     bidirectional: bool = True
     merge: Literal["sum", "concat"] = "sum"  # of the two directions
     lookahead: int = Field(20, ge=0, le=10_000)  # frames of the row convolution, when forward only
+    hide_end: bool = False  # forward only: no emissions that look beyond the end
     batch_norm: bool = True
     clip: float = Field(20.0, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -91,6 +99,15 @@ class DeepSpeech2Config(BaseModel):
     def _symbols_are_a_sequence(self) -> "DeepSpeech2Config":
         if self.symbols is not None and self.convolution != "1d":
             raise ValueError(f'symbols need convolution = "1d", got "{self.convolution}"')
+        return self
+
+    @model_validator(mode="after")
+    def _hears_no_end(self) -> "DeepSpeech2Config":
+        if self.hide_end and self.bidirectional:
+            raise ValueError(
+                "hide_end is for forward-only models, as others hear the whole utterance: set "
+                "bidirectional = false"
+            )
         return self
 
     @model_validator(mode="after")
@@ -121,8 +138,9 @@ class AcousticModel(nn.Module):
 
     subsampling: input frames for one frame of emissions. receptive_field: input frames that the
     layers before the first recurrent one join in a frame. lookahead: future input frames needed
-    for a frame of emissions, None when the whole utterance is. attention: the decoder that some
-    models have beside the CTC output.
+    for a frame of emissions, None when the whole utterance is. hidden_end: input frames at the end
+    that are only looked ahead to, 0 or `lookahead`. attention: the decoder that some models have
+    beside the CTC output.
     """
 
     config: DeepSpeech1Config | DeepSpeech2Config
@@ -131,6 +149,7 @@ class AcousticModel(nn.Module):
     subsampling: int
     receptive_field: int
     lookahead: int | None
+    hidden_end: int = 0
     output: nn.Linear
     attention: AttentionDecoder | None
 
@@ -145,7 +164,8 @@ class AcousticModel(nn.Module):
         """
         check_input(features, lengths, self.num_features)
         hidden = self.encode(features, lengths)
-        return self.emissions_of(hidden), self.output_lengths(lengths)
+        lengths = self.output_lengths(lengths)
+        return self._heard(self.emissions_of(hidden), lengths), lengths
 
     def states(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The emissions, and what an attention decoder looks at: the states (N, T', H) of the last
@@ -153,7 +173,17 @@ class AcousticModel(nn.Module):
         check_input(features, lengths, self.num_features)
         hidden = self.encode(features, lengths)
         states = pad_packed_sequence(hidden, batch_first=True)[0]
-        return self.emissions_of(hidden), states, self.output_lengths(lengths)
+        lengths = self.output_lengths(lengths)
+        emissions = self._heard(self.emissions_of(hidden), lengths)
+        return emissions, self._heard(states, lengths), lengths
+
+    def _heard(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """(N, T', ...) without the frames that look beyond the end, where these are left out."""
+        if not self.hidden_end:
+            return values
+        values = values[:, : int(lengths.max())]
+        mask = frame_mask(lengths.to(values.device), values.shape[1])
+        return values.masked_fill(~mask[:, :, None], 0.0)
 
     def emissions_of(self, hidden: PackedSequence) -> Tensor:
         """(N, T', C) of states: data (M, H), for the M true frames."""
@@ -165,7 +195,9 @@ class AcousticModel(nn.Module):
         raise NotImplementedError
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Frames of emissions for so many frames of features: ceil(lengths / subsampling)."""
+        """Frames of emissions for so many frames of features: ceil(lengths / subsampling), where
+        lengths are counted without `hidden_end`."""
+        lengths = (lengths - self.hidden_end).clamp(min=0)
         return (lengths + self.subsampling - 1) // self.subsampling
 
     def replace_output(self, num_labels: int) -> None:
@@ -270,6 +302,8 @@ class DeepSpeech2(AcousticModel):
         self.lookahead = None
         if not config.bidirectional:
             self.lookahead = (self.receptive_field - 1) // 2 + config.lookahead * self.subsampling
+            if config.hide_end:
+                self.hidden_end = self.lookahead
             if config.lookahead:
                 self.row = RowConvolution(size, config.lookahead, config.clip)
         self.last_norm = nn.BatchNorm1d(size) if config.batch_norm else nn.Identity()

@@ -21,6 +21,10 @@ __all__ = ["RecurrentLayer"]
 class RecurrentLayer(nn.Module):
     """One recurrent layer.
 
+    initial: hidden states (N, H) with which the utterances begin in the next calls, in place of
+    zeros, and `final` (N, H) those with which they end; for a GRU that is forward only, and without
+    gradient. None unless someone sets `initial` (`train.carry`).
+
     kind: "rnn" (h = clip(W x + U h' + b), 0 to `clip`; Hannun et al. 2014, equations 2 and 3),
     "gru" or "lstm". Two directions are summed (as in Deep Speech) or concatenated.
 
@@ -46,19 +50,20 @@ class RecurrentLayer(nn.Module):
         self.state_dropout = state_dropout
         self.suffixes = ("", "_reverse") if bidirectional else ("",)
         self.cell: nn.RNNBase = cells[kind](input_size, hidden, bidirectional=bidirectional)
+        self.initial: Tensor | None = None
+        self.final: Tensor | None = None
         self.output_size = hidden * (2 if bidirectional and merge == "concat" else 1)
 
     def forward(self, packed: PackedSequence) -> PackedSequence:
         """packed: data (M, input_size) for M true frames. Returns data (M, output_size)."""
         if self.kind == "rnn":
             output = self._clipped(packed)
+        elif self.initial is not None:
+            output = self._carried(packed, self.initial)
         elif self.kind == "gru" and native(packed.data):
             output = self._gru(packed)
-        elif self.training and self.state_dropout:
-            used = {f"weight_hh_l0{suffix}": self._used(suffix)[1] for suffix in self.suffixes}
-            output = functional_call(self.cell, used, (packed,))[0].data
         else:
-            output = self.cell(packed)[0].data
+            output = self._by_torch(packed)
         if self.bidirectional and self.merge == "sum":
             output = output[:, : self.hidden] + output[:, self.hidden :]
         return packed._replace(data=output)
@@ -76,14 +81,39 @@ class RecurrentLayer(nn.Module):
             weights[1] = weights[1] * nn.functional.dropout(mask, self.state_dropout)
         return weights
 
-    def _gru(self, packed: PackedSequence) -> Tensor:
+    def _by_torch(self, packed: PackedSequence, *initial: Tensor) -> Tensor:
+        if self.training and self.state_dropout:
+            used = {f"weight_hh_l0{suffix}": self._used(suffix)[1] for suffix in self.suffixes}
+            return functional_call(self.cell, used, (packed, *initial))[0].data
+        return self.cell(packed, *initial)[0].data
+
+    def _carried(self, packed: PackedSequence, initial: Tensor) -> Tensor:
+        """A forward GRU from the states `initial`; leaves `final`."""
+        if packed.sorted_indices is not None and packed.unsorted_indices is not None:
+            initial = initial[packed.sorted_indices]
+        plain = packed._replace(sorted_indices=None, unsorted_indices=None)
+        if native(packed.data):
+            output = self._gru(plain, initial)
+        else:
+            output = self._by_torch(plain, initial[None])
+        # Utterance i, from long to short, has a frame t where sizes[t] > i.
+        sizes = packed.batch_sizes
+        here = torch.arange(len(initial))
+        lengths = (sizes[:, None] > here).sum(0)
+        last = (sizes.cumsum(0) - sizes)[lengths - 1] + here
+        self.final = output.detach()[last.to(output.device)].float()
+        if packed.unsorted_indices is not None:
+            self.final = self.final[packed.unsorted_indices]
+        return output
+
+    def _gru(self, packed: PackedSequence, initial: Tensor | None = None) -> Tensor:
         parts = [self._used(suffix) for suffix in self.suffixes]
         weight, recurrent, bias, more = (torch.stack(column) for column in zip(*parts, strict=True))
         # torch's second bias is added to the first, but for the candidate, where r comes between.
         gates = 2 * self.hidden
         bias = torch.cat([bias[:, :gates] + more[:, :gates], bias[:, gates:]], 1)
         hidden = GruRecurrence.apply(
-            packed.data, weight, recurrent, bias, more[:, gates:], packed.batch_sizes
+            packed.data, weight, recurrent, bias, more[:, gates:], packed.batch_sizes, initial
         )
         return hidden.flatten(1)  # (M, D * H)
 
@@ -112,6 +142,10 @@ class GruRecurrence(torch.autograd.Function):
     inputs (M, I), weight W (D, 3H, I), recurrent U (D, 3H, H), bias (D, 3H), candidate_bias (D, H);
     the hidden states (M, D, H). torch's own layer records a graph of every frame's operations; here
     the gradients of the weights are products over all frames at once.
+
+    initial: states (N, H) to begin with, of one direction, of which no gradient is taken. The core
+    begins with zeros: the states are what one more frame before the first ones gives, of gates that
+    take nothing over from before.
     """
 
     @staticmethod
@@ -123,6 +157,7 @@ class GruRecurrence(torch.autograd.Function):
         bias: Tensor,
         candidate_bias: Tensor,
         sizes: Tensor,
+        initial: Tensor | None = None,
     ) -> Tensor:
         directions, gates_size, hidden_size = recurrent.shape
         # Under autocast the products over all frames are of low precision, the recurrence is not.
@@ -130,7 +165,11 @@ class GruRecurrence(torch.autograd.Function):
         inputs, weight = (x.to(low or torch.float32) for x in (inputs, weight))
         gates = nn.functional.linear(inputs, weight.flatten(0, 1), bias.flatten().to(inputs.dtype))
         gates = gates.float().view(-1, directions, gates_size)
-        hidden = gates.new_empty(len(inputs), directions, hidden_size)
+        ctx.before = 0 if initial is None else len(initial)
+        if initial is not None:
+            gates = torch.cat([_gates_that_give(initial.float())[:, None], gates])
+            sizes = torch.cat([sizes.new_tensor([len(initial)]), sizes])
+        hidden = gates.new_empty(len(gates), directions, hidden_size)
         learning = any(ctx.needs_input_grad)
         candidate = torch.empty_like(hidden) if learning else None
         _core.gru_forward(
@@ -145,12 +184,14 @@ class GruRecurrence(torch.autograd.Function):
         )
         if learning:
             ctx.save_for_backward(inputs, weight, recurrent, sizes, gates, hidden, candidate)
-        return hidden
+        return hidden if initial is None else hidden[len(initial) :].clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, recurrent, sizes, gates, hidden, candidate = ctx.saved_tensors
+        if ctx.before:
+            gradient = torch.cat([gradient.new_zeros(ctx.before, *gradient.shape[1:]), gradient])
         by_gates = torch.empty_like(gates)
         by_candidate, before = torch.empty_like(hidden), torch.empty_like(hidden)
         _core.gru_backward(
@@ -166,6 +207,7 @@ class GruRecurrence(torch.autograd.Function):
             torch.get_num_threads(),
             isa(),
         )
+        by_gates, by_candidate, before = (x[ctx.before :] for x in (by_gates, by_candidate, before))
         by_bias, by_candidate_bias = by_gates.sum(0), by_candidate.sum(0)
         by_gates, by_candidate, before = (
             x.to(inputs.dtype) for x in (by_gates, by_candidate, before)
@@ -178,7 +220,14 @@ class GruRecurrence(torch.autograd.Function):
             by_recurrent[d, :units] = by_gates[:, d, :units].t() @ before[:, d]
             by_recurrent[d, units:] = by_candidate[:, d].t() @ before[:, d]
         by_inputs = flat @ weight.flatten(0, 1) if ctx.needs_input_grad[0] else None
-        return by_inputs, by_weight, by_recurrent, by_bias, by_candidate_bias, None
+        return by_inputs, by_weight, by_recurrent, by_bias, by_candidate_bias, None, None
+
+
+def _gates_that_give(hidden: Tensor) -> Tensor:
+    """W x + b (N, 3H) of r, z, n for which h = n + z (0 - n), n = tanh(gates_n + r c), is `hidden`:
+    r and z are 0."""
+    off = torch.full_like(hidden, -40.0)
+    return torch.cat([off, off, torch.atanh(hidden.clamp(-1 + 1e-6, 1 - 1e-6))], 1)
 
 
 class ClippedRecurrence(torch.autograd.Function):

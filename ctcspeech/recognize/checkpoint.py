@@ -86,7 +86,7 @@ class CheckpointEmitter(Emitter):
 
     @torch.inference_mode()
     def compute(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        lengths = torch.tensor([len(item) for item in inputs])
+        lengths = torch.tensor([self.features.config.with_tail(len(item)) for item in inputs])
         padded = torch.zeros(len(inputs), int(lengths.max()), *inputs[0].shape[1:])
         for i, item in enumerate(inputs):
             padded[i, : len(item)] = torch.from_numpy(np.ascontiguousarray(item, np.float32))

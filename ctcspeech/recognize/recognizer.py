@@ -208,7 +208,8 @@ class Recognizer:
         for (transcript, stretch), hypotheses in zip(portion.stretches, decoded, strict=True):
             if calibration is not None:
                 hypotheses = [calibration.apply(hypothesis) for hypothesis in hypotheses]
-            hypotheses = [moved(hypothesis, stretch.start) for hypothesis in hypotheses]
+            place = stretch.start, stretch.end
+            hypotheses = [moved(hypothesis, *place) for hypothesis in hypotheses]
             transcript.passages.append(Passage(stretch.start, stretch.end, hypotheses))
         for transcript in portion.ended:
             if transcript.error is not None:

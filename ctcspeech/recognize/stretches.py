@@ -204,6 +204,8 @@ class _Seams:
                 )
             if transcript.error is None:
                 stitcher = self._stitcher(transcript)
+                if segment.tail:  # what the model heard after its end comes with the next one
+                    item = item[: -(-len(segment.samples) // self.emitter.frame_inputs)]
                 stretches.extend((transcript, part) for part in stitcher.add(segment, item))
         for transcript in window.ended:
             self.stitchers.pop(id(transcript), None)

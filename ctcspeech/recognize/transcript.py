@@ -1,5 +1,6 @@
 """What was recognised in a recording: its text, passages between pauses, words with times."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -114,10 +115,13 @@ def _attention_score(hypothesis: Hypothesis) -> dict[str, float]:
     return {} if score is None else {"attention_score": round(score, 4)}
 
 
-def moved(hypothesis: Hypothesis, seconds: float) -> Hypothesis:
-    """The hypothesis with its words so much later."""
+def moved(hypothesis: Hypothesis, seconds: float, end: float = math.inf) -> Hypothesis:
+    """The hypothesis with its words so much later, none of them after `end`.
+
+    A model that hears a tail after the recording may write the last word there.
+    """
     words = [
-        replace(word, start=word.start + seconds, end=word.end + seconds)
+        replace(word, start=min(word.start + seconds, end), end=min(word.end + seconds, end))
         for word in hypothesis.words
     ]
     return replace(hypothesis, words=words)

@@ -257,7 +257,7 @@ class _Work:
                     self.separator = transcript.separator
                     if calibration is not None:
                         hypotheses = [calibration.apply(item) for item in hypotheses]
-                    hypotheses = [moved(item, stretch.start) for item in hypotheses]
+                    hypotheses = [moved(item, stretch.start, stretch.end) for item in hypotheses]
                     self.duration = stretch.end
                     yield Passage(stretch.start, stretch.end, hypotheses)
                 if self._stopped.is_set():

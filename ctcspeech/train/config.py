@@ -125,6 +125,10 @@ class TrainConfig(BaseModel):
     plateau_factor: float = Field(0.5, gt=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # of the loss, see ctc_loss
     delay_penalty: float = Field(0.0, ge=-100, le=100)  # of the loss: above 0 labels come earlier
+    # Of forward-only GRUs: the probability with which an utterance begins with the states in which
+    # another one has ended, so that a stream of minutes is nothing new (train/carry.py); 0 always
+    # begins with zeros.
+    carry_state: float = Field(0.0, ge=0, le=1)
     # With [model.attention]: the weight of CTC in the loss, that of the attention decoder being the
     # rest (published: 0.2 to 0.5); 0 trains the attention decoder alone. Scheduled sampling: with
     # this probability at the run's end, rising from 0, the decoder is given a label of its own in

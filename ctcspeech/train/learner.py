@@ -10,7 +10,7 @@ What is added to the loss belongs into `losses`, what follows the weights (their
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from ctcspeech.data.dataset import Batch
 from ctcspeech.errors import TrainingError
 from ctcspeech.model.attention import attention_loss
 from ctcspeech.model.deepspeech import AcousticModel
+from ctcspeech.train.carry import CarriedStates
 from ctcspeech.train.config import RunConfig
 from ctcspeech.train.consistency import disagreement, two_views
 from ctcspeech.train.ema import MovingAverage
@@ -61,6 +62,9 @@ class Learner:
             self.device.type, enabled=self.precision == torch.float16
         )
         self.ctc_share = ctc_share(config.train, self.model)
+        self.carried = None
+        if self.config.carry_state:
+            self.carried = CarriedStates(self.model, self.config.carry_state)
         self.sampling = 0.0  # of the attention decoder, in this step
         network: torch.nn.Module = self.model
         if self.model.attention is not None:
@@ -203,7 +207,10 @@ class Learner:
     def _forward(self, item: Batch) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Emissions, their lengths, the attention decoder's logits, where there is one, and the
         emissions of the middle layer, where they count."""
-        with self.profile("forward", sampled=True), self.autocast():
+        carried: AbstractContextManager[None] = nullcontext()
+        if self.carried is not None and item.utterances:
+            carried = self.carried.over(len(item.inputs))
+        with self.profile("forward", sampled=True), self.autocast(), carried:
             inputs: tuple[Any, ...] = (item.inputs, item.input_lengths)
             if self.model.attention is not None:
                 targets = item.targets

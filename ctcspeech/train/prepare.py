@@ -39,8 +39,11 @@ __all__ = [
 ]
 
 Report = Callable[[str], None]
-# Of [model], what a checkpoint that is fine-tuned may have had otherwise.
-FREE = {"dropout", "dropout_per", "state_dropout", "attention", "attention.dropout"}
+# Of [model] and [features], what a checkpoint that is fine-tuned may have had otherwise.
+FREE = {
+    "dropout", "dropout_per", "state_dropout", "attention", "attention.dropout", "hide_end",
+    "tail_ms",
+}  # fmt: skip
 HEAD = "attention."  # what the names of the attention decoder's weights begin with
 SHOWN = 5  # items of a list that are named
 AT_ONCE = 1 << 16  # durations, so that arrays made on the way are small
@@ -100,6 +103,8 @@ def prepare(
             adapt_output(model, start.alphabet, alphabet)
             report(f"new output layer: {len(start.alphabet)} to {len(alphabet)} labels")
 
+    check_end(model, features.config)
+
     def dataset(items: IndexedManifest) -> SpeechDataset:
         return SpeechDataset(
             items,
@@ -117,15 +122,31 @@ def prepare(
     )
     if aligned:
         report_coarse_frames(dataset(kept), features.config, model, report)
-    augmenter = Augmenter(config.augment, features.config.sample_rate)
+    end_silence = model.hidden_end * features.config.shift if model.hidden_end else 0
+    augmenter = Augmenter(config.augment, features.config.sample_rate, end_silence)
     validation = dataset(manifests.validation)
     return Materials(alphabet, features, model, dataset(kept), validation, augmenter)
 
 
+def check_end(model: AcousticModel, features: FeatureConfig) -> None:
+    """Raises ConfigError where a model without emissions for the end would not hear the last word.
+    (Features that tell the end, by padding or normalization by the utterance, have no tail.)"""
+    if not model.hidden_end:
+        return
+    needed = model.hidden_end * features.shift_ms
+    if features.tail_ms < needed:
+        raise ConfigError(
+            f"features.tail_ms must be at least the {needed:g} ms that the model looks ahead, as "
+            f"model.hide_end leaves these out, got {features.tail_ms:g}; {needed + 300:g} hears "
+            "recordings out that are cut closely, too"
+        )
+
+
 def initial_checkpoint(config: RunConfig, path: Path) -> Checkpoint:
     """The checkpoint to fine-tune. Sections that the configuration gives must agree with it, but
-    for dropout, which holds no weights, and the attention decoder: one that the checkpoint does not
-    have begins untrained, one that the configuration does not have is left out."""
+    for what holds no weights, which is the configuration's, and the attention decoder: one that the
+    checkpoint does not have begins untrained, one that the configuration does not have is left out.
+    """
     checkpoint = load_checkpoint(path)
     model, given = checkpoint.model, config.model_fields_set
     for section, own, its in (
@@ -150,6 +171,8 @@ def initial_checkpoint(config: RunConfig, path: Path) -> Checkpoint:
         assert all(name.startswith(HEAD) for name in found.missing_keys)
         assert not found.unexpected_keys
         checkpoint.model = new
+    if "features" in given and checkpoint.features.config.tail_ms != config.features.tail_ms:
+        checkpoint.features = FeatureExtractor(config.features, checkpoint.features.statistics)
     return checkpoint
 
 
@@ -239,6 +262,7 @@ def keep_trainable(
     keep = (durations >= config.min_seconds) & (durations <= config.max_seconds)
     frames = np.zeros(len(manifest), np.int64)
     frames[keep] = expected_frames(durations[keep], features)
+    frames[keep] += model.hidden_end  # of silence, which the augmentation adds
     outputs = model.output_lengths(torch.from_numpy(frames)).numpy()
     # A text has no more labels than bytes, and between two there is one blank at most. Only where
     # that may be too much, or some text has an unknown character, are labels looked at.

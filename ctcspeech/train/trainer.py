@@ -164,10 +164,11 @@ class Trainer:
 
     # -- stopping and resuming ----------------------------------------------------------------
 
-    def _state(self, sums: list[dict[str, Any]]) -> dict[str, Any]:
+    def _state(self, sums: list[dict[str, Any]], carried: list[Any] | None) -> dict[str, Any]:
         return {
             **self.learner.state_dict(),
             "sums": sums,
+            "carried": carried,
             "epoch": self.epoch,
             "step": self.step,
             "position": self.position,
@@ -180,6 +181,9 @@ class Trainer:
 
     def _load_state(self, state: dict[str, Any], other_data: bool) -> None:
         self.learner.load_state_dict(state)
+        if self.learner.carried is not None and state.get("carried"):
+            states = state["carried"]
+            self.learner.carried.load_state_dict(states[self.process.rank % len(states)])
         self.learner.sums = Sums.share(state["sums"], self.process.rank, self.process.world_size)
         self.epoch, self.step, self.position = state["epoch"], state["step"], state["position"]
         self.planned_for = state["planned_for"]
@@ -197,12 +201,14 @@ class Trainer:
         call this together."""
         self.saved = time.monotonic()
         sums = self.process.gather(vars(self.learner.sums))
+        carried = self.learner.carried
+        states = self.process.gather(carried.state_dict()) if carried is not None else None
         if self.process.rank:
             return
         with self.profile("checkpoints"):
             info = {"epoch": self.epoch, "step": self.step}
             checkpoint = self._checkpoint(self.model, info)
-            save_checkpoint(self.last_folder, checkpoint, self._state(sums))
+            save_checkpoint(self.last_folder, checkpoint, self._state(sums, states))
             self.best.remove_others()
 
     def _checkpoint(self, model: AcousticModel, info: dict[str, Any]) -> Checkpoint:

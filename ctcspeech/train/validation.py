@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ctcspeech.audio.feature_config import FeatureConfig
 from ctcspeech.ctc.loss import ctc_loss
 from ctcspeech.data.batches import DurationBatchSampler
 from ctcspeech.data.dataset import Batch, SpeechDataset, collate
@@ -65,6 +67,15 @@ def validate(
     return result
 
 
+def as_recognised(config: FeatureConfig, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Samples (N, S) and lengths (N,) with the tail that recognition adds."""
+    if not config.tail_ms:
+        return batch.inputs, batch.input_lengths
+    lengths = torch.tensor([config.with_tail(n) for n in batch.input_lengths.tolist()])
+    more = int(lengths.max()) - batch.inputs.shape[1]
+    return torch.nn.functional.pad(batch.inputs, (0, max(0, more))), lengths
+
+
 @torch.no_grad()
 def score(
     checkpoint: Checkpoint,
@@ -77,7 +88,8 @@ def score(
     """Adds a batch to the result. An utterance without a frame is recognised as nothing."""
     alphabet = checkpoint.alphabet
     device = checkpoint.features.mean.device
-    features, lengths = checkpoint.features(batch.inputs.to(device), batch.input_lengths.to(device))
+    inputs, lengths = as_recognised(checkpoint.features.config, batch)
+    features, lengths = checkpoint.features(inputs.to(device), lengths.to(device))
     heard = (lengths > 0).nonzero()[:, 0].tolist()
     hypotheses = [""] * len(batch)
     if heard:
