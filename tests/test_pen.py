@@ -131,6 +131,21 @@ def test_inkml_of_others(tmp_path):
     np.testing.assert_array_equal(ink.strokes, [[[10, 20], [11, 21], [12, 22]]])
 
 
+def test_inkml_of_differences(tmp_path):
+    """As office programs write it: the changes of the points, and the changes of those."""
+    traces = (
+        ("1125 18432,'23'43,\"7\"-8,3-5,7 -3,!9!8", [
+            [1125, 18432], [1148, 18475], [1178, 18510], [1211, 18540], [1251, 18567], [9, 8],
+        ]),
+        ("5 6 T,'-1'.5 F,2 -1?,\"0'1e1 *", [[5, 6], [4, 6.5], [6, 5.5], [8, 15.5]]),
+    )  # fmt: skip
+    body = "".join(f"<trace>{text}</trace>" for text, _ in traces)
+    (tmp_path / "d.inkml").write_text(f"<ink>{body}</ink>")
+    strokes = read_inkml(tmp_path / "d.inkml").strokes
+    for stroke, (_, points) in zip(strokes, traces, strict=True):
+        np.testing.assert_array_equal(stroke, points)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -138,7 +153,11 @@ def test_inkml_of_others(tmp_path):
         ("<svg/>", "its root is <svg>"),
         ("<ink/>", "has no <trace>"),
         ("<ink><trace>1 2, three</trace></ink>", "trace 0: point 2 is no X and Y"),
-        ("<ink><trace>1 2, 'a'</trace></ink>", "has differences or marks"),
+        ("<ink><trace>1 2, 'a'</trace></ink>", "trace 0: point 2 is no X and Y"),
+        ("<ink><trace>1 2, *3</trace></ink>", "trace 0: point 2 is no X and Y"),
+        ("<ink><trace>'1'2</trace></ink>", "trace 0: point 1 is no X and Y"),
+        ('<ink><trace>1 2, "1"2</trace></ink>', "trace 0: point 2 is no X and Y"),
+        ("<ink><trace>1 2, '3'</trace></ink>", "trace 0: point 2 is no X and Y"),
         ("<ink><trace> </trace></ink>", "no point"),
         ("<ink><trace>1 nan</trace></ink>", "not finite"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><ink/>', "DTD"),

@@ -1,8 +1,8 @@
 """InkML (W3C Recommendation, 20 September 2011): one piece of handwriting a file.
 
 Read: `<trace>` elements anywhere, in their order, as strokes; points are numbers separated by
-commas, the first two of each X and Y (or where `<traceFormat>` puts the channels X and Y); the
-prefixes of velocities and differences (', ", !) are refused by name. The text stands in an
+commas, the first two of each X and Y (or where `<traceFormat>` puts the channels X and Y), explicit
+or as first and second differences (section 3.2.1: the prefixes !, ' and "). The text stands in an
 `<annotation>` of type truth, transcription, label or text, the writer in one of type writer. What
 else a file holds is passed over. Entities and DTDs are refused: they have no use here.
 """
@@ -89,15 +89,14 @@ def _columns(root: ElementTree.Element) -> tuple[int, int]:
 
 
 def _points(text: str, columns: tuple[int, int], what: str) -> np.ndarray:
-    if re.search(r"['\"!*?TF]", text):
-        raise FeatureError(
-            f"{what}: has differences or marks (one of ' \" ! * ? T F), which are not read; write "
-            "plain coordinates"
-        )
     points = []
+    read = _Differences(columns) if re.search(r"['\"!*?TF]", text) else None
     for number, point in enumerate(filter(str.strip, text.split(",")), 1):
-        values = point.split()
         try:
+            if read is not None:
+                points.append(read(point))
+                continue
+            values = point.split()
             points.append([float(values[column]) for column in columns])
         except (ValueError, IndexError) as error:
             raise FeatureError(
@@ -106,3 +105,39 @@ def _points(text: str, columns: tuple[int, int], what: str) -> np.ndarray:
     if not points or not np.isfinite(points).all():
         raise FeatureError(f"{what}: {'no point' if not points else 'a point is not finite'}")
     return np.array(points)
+
+
+class _Differences:
+    """Points of one trace whose numbers may be explicit (!), the change since the point before (')
+    or the change of that change ("). A prefix holds for its channel until there is another.
+
+    A call raises ValueError or IndexError where X or Y is none of these: a mark (* ? T F), or a
+    difference of nothing.
+    """
+
+    VALUE = re.compile(r"\s*([!'\"]?)\s*(-?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[*?TF])")
+
+    def __init__(self, columns: tuple[int, int]) -> None:
+        self.columns = columns
+        self.orders = [0, 0]  # of differences, of X and Y
+        self.known: list[list[float]] = [[], []]  # the value, and how it changed last
+
+    def __call__(self, point: str) -> list[float]:
+        values = self.VALUE.findall(point)
+        if self.VALUE.sub("", point).strip():
+            raise ValueError(point)
+        return [self._next(axis, *values[column]) for axis, column in enumerate(self.columns)]
+
+    def _next(self, axis: int, prefix: str, token: str) -> float:
+        if prefix:
+            self.orders[axis] = "!'\"".index(prefix)
+        order, known = self.orders[axis], self.known[axis]
+        if order > len(known):
+            raise ValueError("a difference of nothing")
+        number = float("".join(token.split()))
+        if order == 0:
+            known[:] = [number]
+        else:
+            change = number if order == 1 else known[1] + number
+            known[:] = [known[0] + change, change]
+        return known[0]
