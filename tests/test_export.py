@@ -99,6 +99,12 @@ def test_every_architecture_equals_torch(tmp_path, name):
     assert check_export(checkpoint, file, signals()) < 1e-4
 
 
+def test_what_a_model_was_trained_with_is_not_in_its_graph():
+    dropped = MODELS["gru"].model_copy(update={"dropout_per": "utterance", "state_dropout": 0.4})
+    graphs = [onnx_model(checkpoint_of(c)).SerializeToString() for c in (MODELS["gru"], dropped)]
+    assert graphs[0] == graphs[1]
+
+
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_front_end_equals_torch(tmp_path, name):
     checkpoint = checkpoint_of(MODELS["gru"], **FEATURES[name])
