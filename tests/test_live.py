@@ -11,7 +11,7 @@ from tone_stream import tone_emitter
 from ctcspeech.audio.features import FeatureConfig, FeatureExtractor, FeatureStatistics
 from ctcspeech.decode.beam import BeamDecoder
 from ctcspeech.errors import AudioError, DecoderError
-from ctcspeech.live.endpoint import EndpointDetector, Endpointing
+from ctcspeech.live.endpoint import EndpointDetector, Endpointing, QuietAudio
 from ctcspeech.live.recognizer import StreamingRecognizer
 from ctcspeech.live.stable import StablePrefix
 from ctcspeech.live.torch_state import TorchSource, has_state
@@ -175,6 +175,48 @@ def test_endpoint_rules(path, cuts, chunk):
     assert found == cuts
 
 
+@pytest.mark.parametrize(
+    "quiet, end",
+    [
+        ([0.0] * 30, 22),  # the audio is never quiet: 12 silent frames
+        ([0.1 * max(0, t - 9) for t in range(30)], 22),  # quiet from frame 10 on, so no sooner
+        # Quiet since frame 6 began, 4 frames before the last label: with 6 silent frames of 12.
+        ([0.1 * max(0, t - 5) for t in range(30)], 18),
+        ([0.1 * max(0, t - 2) for t in range(30)], 16),
+        ([9.0] * 30, 16),  # never with less than half in silent frames
+    ],
+)
+def test_quiet_audio_ends_an_utterance_before_the_frames_do(quiet, end):
+    detector = EndpointDetector(Endpointing(2.4, 1.2), SPACED, 0.1)
+    assert detector.accept(frames("_" * 5 + "ababa" + "_" * 20), quiet) == (end, "silence")
+    detector.reset()  # where nothing was said the frames alone tell
+    assert detector.accept(frames("_" * 30), [9.0] * 30) == (24, "silence")
+
+
+def test_how_long_audio_has_been_quiet_is_told_by_blocks():
+    generator = np.random.default_rng(5)
+    levels = generator.choice([1.0, 0.5, 0.03, 0.01, 0.0], 1500, p=[0.01, 0.02, 0.17, 0.5, 0.3])
+    levels[600:1300] = generator.choice([0.03, 0.01], 700)  # longer than what is remembered
+    samples = np.repeat(levels, 80) * generator.choice([-1, 1], 80 * 1500)
+    quiet = [
+        level**2 <= 1e-3 * (levels[max(0, i - 499) : i + 1] ** 2).max()
+        for i, level in enumerate(levels)
+    ]
+    expected = []  # before each block
+    for i in range(1501):
+        loud = [k for k in range(i) if not quiet[k]]
+        expected.append(0.01 * (i - 1 - loud[-1] if loud else i))
+    audio, asked, place = QuietAudio(8000), 0, 0
+    while asked < 80 * 1500:
+        size = int(generator.choice([1, 7, 80, 333, 4000]))
+        audio.push(samples[place : place + size].astype(np.float32))
+        place = min(place + size, len(samples))
+        while asked <= place:
+            assert audio.at(asked) == pytest.approx(expected[asked // 80])
+            asked += int(generator.integers(1, 500))
+    assert audio.at(10**9) == pytest.approx(expected[-1])  # there are no more
+
+
 def test_endpointing_refuses():
     with pytest.raises(ValueError, match="silence_alone must be above 0"):
         Endpointing(silence_alone=0)
@@ -246,6 +288,24 @@ def test_no_word_is_lost_or_doubled_at_endpoints(by, minutes):
         gaps += [abs(word.start - expected.start), abs(word.end - expected.end)]
     # Where the beam holds two alignments of a word, a cut may decide for the other one.
     assert max(gaps) < 0.4 and np.mean(np.array(gaps) < 0.05) > 0.99
+
+
+@pytest.mark.parametrize(("noise", "after"), [(1e-3, 0.0), (0.03, 0.2)])
+def test_the_lookahead_is_part_of_the_silence_that_ends_an_utterance(noise, after):
+    generator = np.random.default_rng(3)
+    emitter = tone_emitter(lookahead=9)  # 200 ms
+    recognizer = StreamingRecognizer(emitter, endpointing=Endpointing(3.0, 0.6))
+    spoken = say("ab c", generator)[: -int(0.04 * RATE)]
+    spoken += noise * generator.standard_normal(len(spoken)).astype(np.float32)
+    samples = np.concatenate([spoken, hush(2.0, generator, noise)])
+    stream, come = recognizer.stream(), None
+    for i in range(0, len(samples), 80):
+        for result in stream.accept(samples[i : i + 80]):
+            if result.final and come is None:
+                assert (result.text, result.reason) == ("ab c", "silence")
+                come = (i + 80 - len(spoken)) / RATE
+    # Frames of 20 ms, one of which may have been begun. A loud background leaves the frames alone.
+    assert 0.6 + after <= come <= 0.6 + after + 0.07
 
 
 def test_what_is_stable_stays():

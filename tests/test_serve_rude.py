@@ -1,5 +1,6 @@
 """Rude clients: each gets the right refusal, and a polite one beside it does not wait for it."""
 
+import asyncio
 import base64
 import contextlib
 import gzip
@@ -17,10 +18,14 @@ import soundfile
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+import uvicorn
 import websockets
 from serving import TEXT, chunks, pcm, serving, spoken, wav
 from tone_language import RATE
 from websockets.sync.client import connect
+
+from ctcspeech.serve.server import Draining, Server
+from ctcspeech.serve.settings import ServeSettings
 
 START = json.dumps({"type": "start", "sample_rate": RATE})
 
@@ -230,6 +235,32 @@ def test_too_many_connections():
         assert answer.json()["error"]["code"] == "overloaded"
         assert httpx.get(f"{server.url}/health").status_code == 200
         assert refusals(server, "connections") > 100
+
+
+def test_a_crowd_is_taken_up_a_few_at_a_time():
+    """All of them wait in the system, and between two handfuls everybody else is served."""
+
+    async def come() -> list[int]:
+        served = Server(ServeSettings())
+        config = uvicorn.Config(served.app, "127.0.0.1", 0, **served.uvicorn_options())
+        runner, grown = Draining(config, served), []
+        with config.bind_socket() as bound, contextlib.ExitStack() as crowd:
+            config.load()
+            runner.lifespan = config.lifespan_class(config)
+            await runner.startup(sockets=[bound])
+            for _ in range(200):  # the system takes them all, while this loop stands still
+                client = socket.create_connection(bound.getsockname(), timeout=5)
+                crowd.enter_context(client)
+            while sum(grown) < 200:
+                before = len(runner.server_state.connections)
+                await asyncio.sleep(0)  # one turn of the loop
+                grown.append(len(runner.server_state.connections) - before)
+            runner.force_exit = True
+            await runner.shutdown(sockets=[bound])
+        return grown
+
+    grown = asyncio.run(asyncio.wait_for(come(), 60))
+    assert sum(grown) == 200 and max(grown) <= 32  # two turns may have been one
 
 
 def test_paths_as_model_names(server):

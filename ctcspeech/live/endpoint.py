@@ -8,17 +8,27 @@ sherpa-onnx):
 3. an utterance of such a length: then it ends at the next end of a word.
 
 A frame is silent when the blank, and the separator of words, have a probability above a threshold.
+
+A model that looks ahead has heard more than it has written about: by its frames alone an utterance
+would end later than the rule says, by as much as is looked ahead to, and by the delay of the last
+label. So rule 2 holds, too, where the audio has been quiet for so long and the frames have been
+silent for half of that. Quiet is what is 30 dB under the loudest of the last seconds; where the
+background is louder than that, the frames alone tell.
 """
 
 import math
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ctcspeech.text.alphabet import Alphabet
 
-__all__ = ["Endpointing", "EndpointDetector"]
+__all__ = ["Endpointing", "EndpointDetector", "QuietAudio"]
 
+_QUIET = 1e-3  # of the loudest block's power
+_LOUDEST_SECONDS = 5.0  # in which that one is looked for
 _SURE = 1.5  # times the longest utterance after which any silent frame ends it
 
 
@@ -73,9 +83,14 @@ class EndpointDetector:
         """Seconds of silence at the end so far."""
         return self.trailing * self.frame_seconds
 
-    def accept(self, log_probs: np.ndarray) -> tuple[int, str] | None:
+    def accept(
+        self, log_probs: np.ndarray, quiet: Sequence[float] | None = None
+    ) -> tuple[int, str] | None:
         """The next frames (T, C). Where an endpoint is among them: how many of them come before it,
-        and its rule, "silence" or "length". What follows an endpoint has not been looked at."""
+        and its rule, "silence" or "length". What follows an endpoint has not been looked at.
+
+        quiet: for each frame the seconds for which the audio that was heard for it has been quiet.
+        """
         silence = np.exp(log_probs[:, self._silent]).sum(1) > self.rules.blank_threshold  # (T,)
         labels = log_probs.argmax(1).tolist()
         for t, (silent, label) in enumerate(zip(silence.tolist(), labels, strict=True)):
@@ -90,7 +105,14 @@ class EndpointDetector:
             # Rounded: 0.6 s are 15 frames of 0.04 s.
             if self.trailing >= min(enough, rules.silence_alone) / self.frame_seconds - 1e-6:
                 return t + 1, "silence"
+            if quiet is not None and self._quiet(quiet[t]):
+                return t + 1, "silence"
         return None
+
+    def _quiet(self, seconds: float) -> bool:
+        """Whether the utterance ends with so much of quiet audio."""
+        enough = self.rules.silence_after_speech - 1e-6
+        return self.spoken and seconds >= enough and self.silence >= enough / 2
 
     def _full(self, label: int, silent: bool) -> bool:
         """Whether the utterance is long enough to end before a frame of this likeliest label."""
@@ -100,3 +122,46 @@ class EndpointDetector:
         if label in self._borders and label != self._label:
             return True
         return silent and (not self._borders or seconds >= _SURE * self.rules.longest_utterance)
+
+
+class QuietAudio:
+    """For how long a stream's audio has been quiet at any of its samples that are still to come.
+
+    Told by blocks of 10 ms, so that it does not depend on how the samples were divided.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self.block = max(1, sample_rate // 100)
+        self.block_seconds = self.block / sample_rate
+        self._memory = round(_LOUDEST_SECONDS / self.block_seconds)
+        self._rest: np.ndarray = np.zeros(0, np.float32)  # of a block that is not full
+        self._count = 0  # blocks so far
+        self._loudest: deque[tuple[int, float]] = deque()  # place and power, from loud to faint
+        self._run = 0  # quiet blocks at the end
+        self._runs: deque[int] = deque()  # at the end of each block that may still be asked for
+
+    def push(self, samples: np.ndarray) -> None:
+        """The next samples (S,)."""
+        samples = np.concatenate([self._rest, samples]) if len(self._rest) else samples
+        blocks = len(samples) // self.block
+        self._rest = samples[blocks * self.block :].copy()
+        whole = samples[: blocks * self.block].reshape(blocks, self.block)
+        for power in np.einsum("ij,ij->i", whole, whole).tolist():
+            while self._loudest and self._loudest[-1][1] <= power:
+                self._loudest.pop()
+            self._loudest.append((self._count, power))
+            if self._loudest[0][0] <= self._count - self._memory:
+                self._loudest.popleft()
+            self._run = self._run + 1 if power <= _QUIET * self._loudest[0][1] else 0
+            self._count += 1
+            self._runs.append(self._run)
+
+    def at(self, sample: int) -> float:
+        """Seconds of quiet before this sample (of what is there, where there are fewer). To be
+        asked in rising order: what lies before is forgotten."""
+        last = min(sample // self.block, self._count) - 1  # the block that ends there
+        while len(self._runs) > 1 and self._count - len(self._runs) < last:
+            self._runs.popleft()
+        if last < 0 or not self._runs:
+            return 0.0
+        return self._runs[0] * self.block_seconds

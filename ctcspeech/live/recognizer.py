@@ -30,7 +30,7 @@ from ctcspeech.decode.hypothesis import Hypothesis, Word
 from ctcspeech.emissions import Emitter
 from ctcspeech.errors import AlphabetError, AudioError, DecoderError
 from ctcspeech.exchange.streaming import StreamingOnnx
-from ctcspeech.live.endpoint import EndpointDetector, Endpointing
+from ctcspeech.live.endpoint import EndpointDetector, Endpointing, QuietAudio
 from ctcspeech.live.source import Source
 from ctcspeech.live.stable import StablePrefix
 from ctcspeech.live.state import OnnxSource
@@ -222,6 +222,10 @@ class LiveStream:
                 self.sample_rate, recognizer.sample_rate, 1, dtype="float32"
             )
         self._decoder = decoder
+        self._frame_heard = recognizer.source.frame_heard
+        self._quiet = None
+        if self._frame_heard is not None:
+            self._quiet = QuietAudio(recognizer.sample_rate)
         self._detector = EndpointDetector(
             endpointing, recognizer.emitter.alphabet, self.frame_seconds
         )
@@ -253,15 +257,20 @@ class LiveStream:
         self.samples += len(samples)
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(samples)
-        self.source.push(samples)
+        self._take(samples)
 
     def end(self) -> None:
         """There are no more samples; the rest comes out by `advance`."""
         if self._resampler is not None and not self.source.ended:
             rest = self._resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            self.source.push(rest)
+            self._take(rest)
         self._end = self.samples / self.sample_rate
         self.source.end()
+
+    def _take(self, samples: np.ndarray) -> None:
+        if self._quiet is not None:
+            self._quiet.push(samples)
+        self.source.push(samples)
 
     def accept(self, samples: np.ndarray) -> list[Result]:
         """The next samples, as `push` takes them; the results that they bring."""
@@ -304,8 +313,9 @@ class LiveStream:
         results: list[Result] = []
         if np.isnan(log_probs).any():
             raise DecoderError("the model's emissions are NaN; the checkpoint is damaged")
+        quiet = self._quiet_at(len(log_probs))
         while True:
-            found = self._detector.accept(log_probs)
+            found = self._detector.accept(log_probs, quiet)
             now = log_probs if found is None else log_probs[: found[0]]
             if len(now):
                 self._beam.accept(now)
@@ -313,6 +323,7 @@ class LiveStream:
             if found is None:
                 break
             log_probs = log_probs[found[0] :]
+            quiet = quiet[found[0] :] if quiet is not None else None
             results += self._end_utterance(found[1])
         if self.source.finished:
             results += self._end_utterance("end")
@@ -320,6 +331,14 @@ class LiveStream:
         elif partial := self._partial():
             results.append(partial)
         return results
+
+    def _quiet_at(self, count: int) -> list[float] | None:
+        """Seconds of quiet before the last sample that was heard for each of the next frames."""
+        if self._quiet is None or self._frame_heard is None:
+            return None
+        step = round(self.frame_seconds * self.recognizer.sample_rate)
+        first = self.frames * step + self._frame_heard
+        return [self._quiet.at(first + k * step) for k in range(count)]
 
     def commit(self) -> list[Result]:
         """Ends the utterance with the frames decoded so far, whatever the rules say."""

@@ -59,12 +59,15 @@ class Source(ABC):
 
     sample_rate: of the samples, in hertz. frame_seconds: from one frame to the next.
     lookahead_seconds: of audio after a frame that are needed before it comes out, at most.
+    frame_heard: samples that were heard for a stream's first frame, from its beginning on, and so
+        many after the beginning of each other one; None where that varies.
     """
 
     emitter: Emitter
     sample_rate: int
     frame_seconds: float
     lookahead_seconds: float
+    frame_heard: int | None = None
 
     @abstractmethod
     def open(self) -> SourceStream:

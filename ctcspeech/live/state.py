@@ -162,6 +162,7 @@ class OnnxSource(StateSource):
         self.sample_rate = emitter.sample_rate
         self.frame_seconds = emitter.frame_shift_ms / 1000
         ahead = emitter.lookahead * emitter.config.shift + emitter.config.window
+        self.frame_heard = ahead
         self.lookahead_seconds = ahead / self.sample_rate + self.grain * self.frame_seconds
         super().__init__()
 

@@ -71,6 +71,7 @@ class TorchSource(StateSource):
         self.frame_seconds = emitter.frame_shift_ms / 1000
         ahead = (emitter.model.lookahead or 0) * config.shift + config.window
         deltas = 2 * config.deltas * config.shift
+        self.frame_heard = ahead + deltas
         self.lookahead_seconds = (ahead + deltas) / self.sample_rate + self.frame_seconds
         super().__init__()
 

@@ -38,6 +38,8 @@ from ctcspeech.serve.vosk import VoskSession
 
 __all__ = ["Server"]
 
+_QUEUE = 2048  # connections that wait in the system for their turn
+_AT_ONCE = 16  # of them that are taken up before the others are served again
 PAGE = Path(__file__).parent / "page"
 _TYPES = {
     "index.html": "text/html",
@@ -141,7 +143,7 @@ class Server:
         config = uvicorn.Config(self.app, host, port, **{**self.uvicorn_options(), **options})
         server = Draining(config, self)
         with config.bind_socket() as bound:
-            bound.listen(config.backlog)  # who reads the line below can connect at once
+            bound.listen(_QUEUE)  # who reads the line below can connect at once
             scheme = "https" if options.get("ssl_certfile") else "http"
             where = f"{scheme}://{host}:{bound.getsockname()[1]}{self.settings.prefix}/"
             print(
@@ -154,6 +156,7 @@ class Server:
         largest = max(self.settings.max_message_bytes, (15 << 20) * 4 // 3 + 1000)
         return {
             "log_level": "warning",
+            "backlog": _AT_ONCE,  # asyncio takes up as many at once as the system may queue
             "access_log": False,
             "ws_max_size": largest,
             "ws_max_queue": 8,
@@ -195,6 +198,8 @@ class Draining(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(_QUEUE)
 
 
 def _allow_many_files() -> None:

@@ -41,15 +41,27 @@ fi
 python "$here/prepare.py" "$work/data" "${prepare[@]}"
 # A run on other data (without the real speech, say) is put aside, and training starts anew.
 sum=$(cat "$work/data/train.jsonl" "$work/data/dev.jsonl" | cksum)
-if [ -d "$work/$run" ] && [ "$(cat "$work/$run.cksum" 2>/dev/null)" != "$sum" ]; then
-  echo "run.sh: the data have changed; the run on the former is now $work/$run.old" >&2
-  rm -rf "$work/$run.old"
-  mv "$work/$run" "$work/$run.old"
-fi
+for folder in "$work/$run" "$work/$run-words"; do
+  if [ -d "$folder" ] && [ "$(cat "$work/$run.cksum" 2>/dev/null)" != "$sum" ]; then
+    echo "run.sh: the data have changed; the run on the former is now $folder.old" >&2
+    rm -rf "$folder.old"
+    mv "$folder" "$folder.old"
+  fi
+done
 echo "$sum" > "$work/$run.cksum"
-ctcspeech train "$here/$config.toml" --run "$work/$run" --resume \
-  "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" \
-  "augment.noise_folder=$work/data/noise" "augment.rir_folder=$work/data/rir" "${overrides[@]}"
+train() {
+  ctcspeech train "$here/$config.toml" --run "$1" --resume \
+    "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" \
+    "augment.noise_folder=$work/data/noise" "augment.rir_folder=$work/data/rir" \
+    "${@:2}" "${overrides[@]}"
+}
+if [ "$config" = streaming ]; then  # the words first, then when to write them
+  train "$work/$run-words" model.hide_end=false features.tail_ms=0 augment.silence_probability=0 \
+    train.carry_state=0 train.epochs=10 train.learning_rate=3e-3 train.warmup=0.15
+  train "$work/$run" "train.init_from=$work/$run-words"
+else
+  train "$work/$run"
+fi
 for test in synthetic_test test test_strings; do
   if [ -f "$work/data/$test.jsonl" ]; then
     echo "== $test"

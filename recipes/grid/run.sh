@@ -27,6 +27,15 @@ else
 fi
 
 python "$here/prepare.py" "$work/data" "${source[@]}"
-ctcspeech train "$here/$config.toml" --run "$work/$run" --resume \
-  "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" "$@"
+train() {
+  ctcspeech train "$here/$config.toml" --run "$1" --resume \
+    "data.train=$work/data/train.jsonl" "data.validation=$work/data/dev.jsonl" "${@:2}"
+}
+if [ "$config" = streaming ]; then  # the words first, then when to write them
+  train "$work/$run-words" model.hide_end=false features.tail_ms=0 augment.silence_probability=0 \
+    train.carry_state=0 train.epochs=35 train.learning_rate=2e-3 train.warmup=0.1 "$@"
+  train "$work/$run" "train.init_from=$work/$run-words" "$@"
+else
+  train "$work/$run" "$@"
+fi
 ctcspeech evaluate "$work/$run" "$work/data/test.jsonl" --summary "$work/$summary.json"
