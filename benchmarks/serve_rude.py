@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--only", nargs="*", choices=RUDES, default=list(RUDES))
+    parser.add_argument("--rude-nice", type=int, default=0, help="lower priority of the rude ones")
     parser.add_argument("--be", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--lm", type=Path)
     arguments = parser.parse_args()
@@ -88,6 +89,8 @@ async def run(
         await asyncio.sleep(QUIET)
         length = 0.0 if name.startswith("10,000") else seconds
         command = [sys.executable, __file__, "-", "-", "--be", name, server.address, str(length)]
+        if arguments.rude_nice:  # what it costs the server, not what its own work costs the machine
+            command = ["nice", "-n", str(arguments.rude_nice), *command]
         began = time.monotonic()
         child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         told, _ = await child.communicate()
