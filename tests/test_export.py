@@ -147,6 +147,19 @@ def test_int8_is_near_and_smaller(tmp_path):
         np.testing.assert_allclose(rows, emitter.compute([item])[0], atol=2e-5)
 
 
+def test_int8_is_smaller_with_a_large_front_end_inside():
+    """The Fourier transform is worked out of one period of the cosine and sine, not stored."""
+    features = FeatureExtractor(FeatureConfig(preset="nemo"))
+    config = DeepSpeech2Config(**{**ONE, "channels": [160], "hidden": 160}, layers=2)
+    model = build_model(config, features.num_features, len(ALPHABET)).eval()
+    checkpoint = Checkpoint(model, features.eval(), ALPHABET, {}, {})
+    small, whole = (onnx_model(checkpoint, int8=int8).ByteSize() for int8 in (True, False))
+    assert 3.0 * small < whole
+    transform = 4 * features.config.window * (features.config.fft_points + 2)
+    front_end = whole - onnx_model(checkpoint, "nemo").ByteSize()
+    assert front_end < 0.2 * transform
+
+
 def test_int8_outlives_units_that_hardly_varied(tmp_path):
     """Batch norm multiplies such a unit by 300: the other columns of the matrix keep their bits."""
     from ctcspeech.exchange.graph_gru import SMALLEST
@@ -279,15 +292,6 @@ def test_nemo_layout(tmp_path):
     emitter, by_torch = OnnxEmitter.load(tmp_path / "out"), CheckpointEmitter.load(folder)
     for found, wanted in zip(emitter.compute(signals()), by_torch.compute(signals()), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
-
-
-def test_torch_export_of_features_still_works():
-    checkpoint = checkpoint_of(MODELS["gru"], **FEATURES["corpus"])
-    samples, lengths = torch.randn(1, 8000), torch.tensor([8000])
-    program = torch.export.export(checkpoint.features, (samples, lengths), strict=False)
-    torch.testing.assert_close(
-        program.module()(samples, lengths)[0], checkpoint.features(samples, lengths)[0]
-    )
 
 
 def test_command_writes_folder_and_card(tmp_path):

@@ -295,7 +295,10 @@ class FeatureExtractor(nn.Module):
         squares = torch.view_as_real(spectrum).square()
         powers = squares[..., 0] + squares[..., 1]  # (..., T, D/2 + 1)
         parts = [powers]
-        if config.kind != "spectrogram":
+        if config.kind != "spectrogram" and torch.compiler.is_compiling():
+            # Of products of parts torch.export would ask that there are two recordings.
+            parts = [powers @ self.filters]
+        elif config.kind != "spectrogram":
             parts = [powers[..., k] @ self.filters[k, b] for k, b in self._bands]
         if config.energy:
             parts.append(frames.square().sum(-1, keepdim=True))

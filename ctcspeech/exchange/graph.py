@@ -48,10 +48,10 @@ class Graph:
         self._count += 1
         return f"{self.prefix}{hint.lower()}_{self._count}"
 
-    def constant(self, value: Any) -> str:
-        """A tensor; equal ones are kept once."""
+    def constant(self, value: Any, double: bool = False) -> str:
+        """A tensor; equal ones are kept once. Floating point is float32 unless `double`."""
         array = np.ascontiguousarray(value)
-        if array.dtype == np.float64:
+        if array.dtype == np.float64 and not double:
             array = array.astype(np.float32)
         key = (array.dtype.str, np.shape(value), array.tobytes())
         if key not in self._known:

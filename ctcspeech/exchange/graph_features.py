@@ -24,7 +24,7 @@ def add_features(
     samples, frames = _framed(graph, config, samples, lengths)
     rows = graph.op("Unsqueeze", samples, graph.integers(1))  # (N, 1, S')
     strides = [config.shift]
-    spectrum = graph.op("Conv", rows, graph.constant(_fourier(config)), strides=strides)
+    spectrum = graph.op("Conv", rows, _fourier(graph, config), strides=strides)
     count = config.fft_points // 2 + 1
     parts = graph.op("Mul", spectrum, spectrum)
     real, imaginary = graph.ops("Split", parts, graph.integers(count, count), outputs=2, axis=1)
@@ -42,19 +42,33 @@ def add_features(
     return features, frames
 
 
-def _fourier(config: FeatureConfig) -> np.ndarray:
-    """Real and imaginary parts of step 2 as filters, (2 K, 1, W): all of it is linear."""
-    width = config.window
-    steps = np.arange(config.fft_points // 2 + 1)[:, None] * np.arange(width)
-    angles = 2 * np.pi * (steps % config.fft_points) / config.fft_points
-    rows = np.concatenate([np.cos(angles), -np.sin(angles)]) * analysis_window(config)
-    if config.pre_emphasis:
-        after = np.concatenate([rows[:, 1:], np.zeros((len(rows), 1))], axis=1)
-        rows = np.concatenate([rows[:, :1] * (1 - config.pre_emphasis), rows[:, 1:]], axis=1)
-        rows = rows - config.pre_emphasis * after
+def _fourier(graph: Graph, config: FeatureConfig) -> str:
+    """Real and imaginary parts of step 2 as filters, (2 K, 1, W): all of it is linear.
+
+    The file holds one period of the cosine and of the sine; the filters follow from constants, so
+    that runtimes work them out once, when they load it.
+    """
+    points, width = config.fft_points, config.window
+    angles = 2 * np.pi * np.arange(points) / points
+    periods = graph.constant(np.concatenate([np.cos(angles), -np.sin(angles)]), double=True)
+    frequencies = graph.constant(np.arange(points // 2 + 1)[:, None])
+    steps = graph.op("Mul", frequencies, graph.constant(np.arange(width)))  # (K, W)
+    steps = graph.op("Mod", steps, graph.constant(np.int64(points)))
+    later = graph.op("Add", steps, graph.constant(np.int64(points)))
+    places = graph.op("Concat", steps, later, axis=0)  # (2 K, W)
+    rows = graph.op("Gather", periods, places)
+    rows = graph.op("Mul", rows, graph.constant(analysis_window(config), double=True))
+    if config.pre_emphasis:  # x[n] counts for y[n] and, less, for y[n + 1]; x[0] for y[0] twice
+        own = np.ones(width)
+        own[0] -= config.pre_emphasis
+        end = graph.integers(np.iinfo(np.int64).max)
+        after = graph.op("Slice", rows, graph.integers(1), end, graph.integers(1))
+        after = graph.op("Pad", after, graph.integers(0, 0, 0, 1))
+        after = graph.op("Mul", after, graph.constant(np.float64(config.pre_emphasis), double=True))
+        rows = graph.op("Sub", graph.op("Mul", rows, graph.constant(own, double=True)), after)
     if config.remove_mean:
-        rows = rows - rows.mean(axis=1, keepdims=True)
-    return rows[:, None].astype(np.float32)
+        rows = graph.op("Sub", rows, graph.op("ReduceMean", rows, axes=[1], keepdims=1))
+    return graph.op("Unsqueeze", graph.op("Cast", rows, to=1), graph.integers(1))
 
 
 def _framed(graph: Graph, config: FeatureConfig, samples: str, lengths: str) -> tuple[str, str]:

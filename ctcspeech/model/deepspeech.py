@@ -16,11 +16,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import hardtanh
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ctcspeech.errors import ConfigError
 from ctcspeech.model.attention import AttentionConfig, AttentionDecoder
 from ctcspeech.model.dropout import PackedDropout
+from ctcspeech.model.padded import Frames, exporting, frame_mask, pack, unpack
 from ctcspeech.model.recurrent import RecurrentLayer
 
 __all__ = [
@@ -162,7 +162,7 @@ class AcousticModel(nn.Module):
 
         Emissions past an utterance's length are 0. Raises ValueError for a wrong shape or length.
         """
-        check_input(features, lengths, self.num_features)
+        self._check_input(features, lengths)
         hidden = self.encode(features, lengths)
         lengths = self.output_lengths(lengths)
         return self._heard(self.emissions_of(hidden), lengths), lengths
@@ -170,27 +170,35 @@ class AcousticModel(nn.Module):
     def states(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The emissions, and what an attention decoder looks at: the states (N, T', H) of the last
         layer but the output, 0 past an utterance's length; and the lengths."""
-        check_input(features, lengths, self.num_features)
+        self._check_input(features, lengths)
         hidden = self.encode(features, lengths)
-        states = pad_packed_sequence(hidden, batch_first=True)[0]
+        states, _ = unpack(hidden)
         lengths = self.output_lengths(lengths)
         emissions = self._heard(self.emissions_of(hidden), lengths)
         return emissions, self._heard(states, lengths), lengths
+
+    def _check_input(self, features: Tensor, lengths: Tensor) -> None:
+        if exporting() and self.training:
+            raise ValueError(
+                "the model is in training mode, where batch norm depends on the batch; call "
+                "model.eval() before torch.export"
+            )
+        check_input(features, lengths, self.num_features)
 
     def _heard(self, values: Tensor, lengths: Tensor) -> Tensor:
         """(N, T', ...) without the frames that look beyond the end, where these are left out."""
         if not self.hidden_end:
             return values
-        values = values[:, : int(lengths.max())]
+        if not exporting():
+            values = values[:, : int(lengths.max())]
         mask = frame_mask(lengths.to(values.device), values.shape[1])
         return values.masked_fill(~mask[:, :, None], 0.0)
 
-    def emissions_of(self, hidden: PackedSequence) -> Tensor:
+    def emissions_of(self, hidden: Frames) -> Tensor:
         """(N, T', C) of states: data (M, H), for the M true frames."""
-        emissions = hidden._replace(data=self.output(hidden.data))
-        return pad_packed_sequence(emissions, batch_first=True)[0]
+        return unpack(hidden._replace(data=self.output(hidden.data)))[0]
 
-    def encode(self, features: Tensor, lengths: Tensor) -> PackedSequence:
+    def encode(self, features: Tensor, lengths: Tensor) -> Frames:
         """All layers but the last: data (M, H), for the M true frames."""
         raise NotImplementedError
 
@@ -230,7 +238,7 @@ class DeepSpeech1(AcousticModel):
         self.output = nn.Linear(config.hidden, num_labels)
         self.dropout = nn.Dropout(config.dropout)
 
-    def encode(self, features: Tensor, lengths: Tensor) -> PackedSequence:
+    def encode(self, features: Tensor, lengths: Tensor) -> Frames:
         inputs = mask_time(features.transpose(1, 2), lengths)
         hidden = self.window(inputs).transpose(1, 2)  # (N, T', H)
         packed = pack(hidden, self.output_lengths(lengths))
@@ -312,7 +320,7 @@ class DeepSpeech2(AcousticModel):
         if config.attention is not None:  # last, so that the rest begins with the same weights
             self.attention = AttentionDecoder(config.attention, size, num_labels)
 
-    def encode(self, features: Tensor, lengths: Tensor) -> PackedSequence:
+    def encode(self, features: Tensor, lengths: Tensor) -> Frames:
         if self.symbols is not None:
             features = self.symbols(symbol_numbers(features, self.symbols.num_embeddings))
         hidden = features[:, None] if self.config.convolution == "2d" else features.transpose(1, 2)
@@ -369,6 +377,9 @@ class ConvolutionLayer(nn.Module):
         lengths = (lengths + self.stride - 1) // self.stride
         frames = outputs.transpose(1, 2)  # (N, T', C, F') or (N, T', C)
         mask = frame_mask(lengths.to(frames.device), frames.shape[1])
+        if exporting():  # all frames: the next layer zeroes what is past the end
+            every = hardtanh(self.norm(frames.flatten(0, 1)), 0.0, self.clip)
+            return every.unflatten(0, mask.shape).transpose(1, 2), lengths
         true = hardtanh(self.norm(frames[mask]), 0.0, self.clip)  # (M, C, F') or (M, C)
         padded = true.new_zeros(frames.shape)
         padded[mask] = true
@@ -383,8 +394,8 @@ class RowConvolution(nn.Module):
         self.lookahead, self.clip = lookahead, clip
         self.convolution = nn.Conv1d(size, size, lookahead + 1, groups=size, bias=False)
 
-    def forward(self, packed: PackedSequence) -> PackedSequence:
-        padded, lengths = pad_packed_sequence(packed, batch_first=True)  # zeros past the end
+    def forward(self, packed: Frames) -> Frames:
+        padded, lengths = unpack(packed)  # zeros past the end
         future = nn.functional.pad(padded.transpose(1, 2), (0, self.lookahead))
         rows = hardtanh(self.convolution(future), 0.0, self.clip).transpose(1, 2)
         return pack(rows, lengths)
@@ -451,6 +462,8 @@ def check_input(features: Tensor, lengths: Tensor, num_features: int) -> None:
             f"lengths must have shape ({len(features)},), one for each utterance, got "
             f"{tuple(lengths.shape)}"
         )
+    if exporting():  # only the shapes are known
+        return
     for i, length in enumerate(lengths.tolist()):
         if not 1 <= length <= features.shape[1]:
             raise ValueError(f"lengths[{i}] must be in 1..{features.shape[1]}, got {length}")
@@ -459,6 +472,8 @@ def check_input(features: Tensor, lengths: Tensor, num_features: int) -> None:
 def symbol_numbers(features: Tensor, count: int) -> Tensor:
     """(N, T) whole numbers of features (N, T, 1). Raises ValueError for one that is no symbol's."""
     numbers = features[:, :, 0].long()
+    if exporting():  # and the embedding will refuse it
+        return numbers
     if numbers.numel() and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
         raise ValueError(
             f"features must be numbers of symbols, 0 to {count - 1} (model.symbols), got "
@@ -467,17 +482,7 @@ def symbol_numbers(features: Tensor, count: int) -> Tensor:
     return numbers
 
 
-def frame_mask(lengths: Tensor, frames: int) -> Tensor:
-    """(N, frames) bool: whether a frame is a true one."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
-
-
 def mask_time(values: Tensor, lengths: Tensor) -> Tensor:
     """values (N, C, T) or (N, C, T, F) with zeros in place of padding."""
     mask = frame_mask(lengths.to(values.device), values.shape[2])[:, None]
     return values.masked_fill(~(mask if values.dim() == 3 else mask[..., None]), 0.0)
-
-
-def pack(padded: Tensor, lengths: Tensor) -> PackedSequence:
-    """padded (N, T, H) as packed frames. lengths may stand on any device."""
-    return pack_padded_sequence(padded, lengths.cpu(), batch_first=True, enforce_sorted=False)

@@ -8,7 +8,8 @@ recurrence (recurrent.py).
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout
-from torch.nn.utils.rnn import PackedSequence
+
+from ctcspeech.model.padded import Frames, Padded
 
 __all__ = ["PackedDropout"]
 
@@ -24,9 +25,9 @@ class PackedDropout(nn.Dropout):
         super().__init__(p)
         self.per = per
 
-    def forward(self, packed: PackedSequence) -> PackedSequence:  # type: ignore[override]
+    def forward(self, packed: Frames) -> Frames:  # type: ignore[override]
         """packed: data (M, H) for M true frames; so is what is returned."""
-        if not self.training or not self.p:
+        if not self.training or not self.p or isinstance(packed, Padded):
             return packed
         if self.per == "frame":
             return packed._replace(data=dropout(packed.data, self.p))

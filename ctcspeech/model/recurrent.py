@@ -2,7 +2,8 @@
 
 The frames of a batch stand packed, as in `torch.nn.utils.rnn.PackedSequence`: all first frames,
 then all second ones, and so on, longest utterance first. Nothing is computed for padding, and the
-backward direction starts at each utterance's own last frame.
+backward direction starts at each utterance's own last frame. (For torch.export they are padded: see
+`model.padded`.)
 """
 
 from typing import Any
@@ -14,8 +15,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ctcspeech import _core
 from ctcspeech.ctc.core import isa
+from ctcspeech.model.padded import Frames, Padded, flatten
 
-__all__ = ["RecurrentLayer"]
+__all__ = ["RecurrentLayer", "advance"]
 
 
 class RecurrentLayer(nn.Module):
@@ -54,9 +56,11 @@ class RecurrentLayer(nn.Module):
         self.final: Tensor | None = None
         self.output_size = hidden * (2 if bidirectional and merge == "concat" else 1)
 
-    def forward(self, packed: PackedSequence) -> PackedSequence:
-        """packed: data (M, input_size) for M true frames. Returns data (M, output_size)."""
-        if self.kind == "rnn":
+    def forward(self, packed: Frames) -> Frames:
+        """packed: data (M, input_size) for M frames. Returns data (M, output_size)."""
+        if isinstance(packed, Padded):
+            output = self._scan(packed)
+        elif self.kind == "rnn":
             output = self._clipped(packed)
         elif self.initial is not None:
             output = self._carried(packed, self.initial)
@@ -106,6 +110,38 @@ class RecurrentLayer(nn.Module):
             self.final = self.final[packed.unsorted_indices]
         return output
 
+    def _scan(self, padded: Padded) -> Tensor:
+        """(N T, D H): frame by frame, by the one loop whose length torch.export leaves open."""
+        from torch._higher_order_ops.scan import scan
+
+        true = padded.true.to(padded.data.dtype)[..., None]  # (N, T, 1)
+        outputs = []
+        for suffix in self.suffixes:
+            weight, recurrent, bias, more = self.weights(suffix)
+            gates = nn.functional.linear(padded.data, weight, bias)
+            gates = gates.unflatten(0, padded.true.shape)  # (N, T, G)
+            # Backwards, padding comes first; there the state stays 0.
+            steps = [(x.flip(1) if suffix else x).transpose(0, 1) for x in (gates, true)]
+
+            def step(
+                state: list[Tensor],
+                now: list[Tensor],
+                recurrent: Tensor = recurrent,
+                more: Tensor = more,
+            ) -> tuple[list[Tensor], Tensor]:
+                again = nn.functional.linear(state[0], recurrent, more)
+                new = advance(self.kind, self.clip, now[0], again, tuple(state))
+                new = tuple(part * now[1] for part in new)
+                return list(new), new[0].clone()
+
+            state = [
+                gates.new_zeros(gates.shape[0], self.hidden)
+                for _ in range(2 if self.kind == "lstm" else 1)
+            ]
+            hidden = scan(step, state, steps)[1]  # (T, N, H)
+            outputs.append(hidden.flip(0) if suffix else hidden)
+        return flatten(torch.cat(outputs, 2).transpose(0, 1))
+
     def _gru(self, packed: PackedSequence, initial: Tensor | None = None) -> Tensor:
         parts = [self._used(suffix) for suffix in self.suffixes]
         weight, recurrent, bias, more = (torch.stack(column) for column in zip(*parts, strict=True))
@@ -125,6 +161,26 @@ class RecurrentLayer(nn.Module):
             inputs = nn.functional.linear(packed.data, weight, bias + more)
             outputs.append(ClippedRecurrence.apply(inputs, recurrent, sizes, self.clip, suffix))
         return torch.cat(outputs, dim=1)
+
+
+def advance(
+    kind: str, clip: float, gates: Tensor, again: Tensor, state: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """One frame of a layer: gates W x + b and again U h + c (..., G) to the new state.
+
+    state: h, and an LSTM's cell, (..., H) each. Biases may be in either, but for a GRU's candidate.
+    """
+    if kind == "rnn":
+        return (torch.clamp(gates + again, 0.0, clip),)
+    if kind == "lstm":
+        i, f, g, o = (gates + again).chunk(4, -1)
+        memory = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(memory), memory
+    size = state[0].shape[-1]
+    both = torch.sigmoid(gates[..., : 2 * size] + again[..., : 2 * size])
+    reset, update = both[..., :size], both[..., size:]
+    candidate = torch.tanh(gates[..., 2 * size :] + reset * again[..., 2 * size :])
+    return (candidate + update * (state[0] - candidate),)
 
 
 def native(inputs: Tensor) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from ctcspeech.model.deepspeech import AcousticModel, ConvolutionLayer, DeepSpeech2, RowConvolution
-from ctcspeech.model.recurrent import RecurrentLayer
+from ctcspeech.model.recurrent import RecurrentLayer, advance
 
 __all__ = ["StreamingModel", "streams_by_state"]
 
@@ -284,24 +284,12 @@ class _Recurrent(nn.Module):
         valid: (N, T), 0 where a frame lies outside of its stream; there the state stays 0.
         """
         gates = self.inputs(inputs)
+        bias = self.bias if self.kind == "gru" else None
         outputs = []
         for t in range(inputs.shape[1]):
-            state = self._frame(gates[:, t], state)
+            again = linear(state[0], self.weight, bias)
+            state = advance(self.kind, self.clip, gates[:, t], again, state)
             if valid is not None:
                 state = tuple(part * valid[:, t, None] for part in state)
             outputs.append(state[0])
         return torch.stack(outputs, 1), state
-
-    def _frame(self, gates: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden, size = state[0], self.hidden
-        if self.kind == "rnn":
-            return (torch.clamp(gates + linear(hidden, self.weight), 0.0, self.clip),)
-        if self.kind == "lstm":
-            i, f, g, o = (gates + linear(hidden, self.weight)).chunk(4, 1)
-            memory = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
-            return torch.sigmoid(o) * torch.tanh(memory), memory
-        again = linear(hidden, self.weight, self.bias)
-        both = torch.sigmoid(gates[:, : 2 * size] + again[:, : 2 * size])
-        reset, update = both[:, :size], both[:, size:]
-        candidate = torch.tanh(gates[:, 2 * size :] + reset * again[:, 2 * size :])
-        return (candidate + update * (hidden - candidate),)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ctcspeech.data.dataset import Batch
-from ctcspeech.model.deepspeech import frame_mask
+from ctcspeech.model.padded import frame_mask
 
 __all__ = ["disagreement", "two_views"]
 
