@@ -3,8 +3,10 @@
     bash recipes/digits/run.sh && bash recipes/digits/run.sh --streaming && bash recipes/pen/run.sh
     python docs/pictures.py --digits runs/digits --pen runs/pen            # into docs/assets
     python docs/pictures.py --digits runs/digits augment curves            # some of them
+    python docs/pictures.py --joint runs/joint --spoken test.jsonl attention
 
-`listen` and `page` run the forward-only model, DIGITS/streaming (or --live MODEL).
+`listen` and `page` run the forward-only model, DIGITS/streaming (or --live MODEL); `attention` a
+model with an attention decoder on the synthetic recipe's test.
 Needs the extras [recipes] and [serve], and for `page` playwright and chromium.
 """
 
@@ -56,6 +58,8 @@ def main() -> None:
     parser.add_argument("--digits", type=Path, default=Path("runs/digits"))
     parser.add_argument("--live", type=Path, metavar="MODEL")
     parser.add_argument("--pen", type=Path, default=Path("runs/pen"))
+    parser.add_argument("--joint", type=Path, default=Path("runs/joint"))
+    parser.add_argument("--spoken", type=Path, default=Path("runs/synthetic/data/test.jsonl"))
     given = parser.parse_args()
     given.live = given.live or given.digits / "streaming"
     if unknown := set(given.names) - set(PICTURES):
@@ -125,6 +129,14 @@ def heard(given: argparse.Namespace) -> None:
     utterance = read_manifest(given.digits / "data" / "synthetic_test.jsonl")[1]
     model = ("--model", given.digits / "run", "--text-string", utterance.text)
     ctcspeech_plot("heard", utterance.path, *model)
+
+
+@picture
+def attention(given: argparse.Namespace) -> None:
+    """A recording, its text's trellis, and where the attention decoder looks for each label."""
+    chosen = min(read_manifest(given.spoken), key=lambda item: abs(len(item.text) - 28))
+    model = ("--model", given.joint, "--text-string", chosen.text)
+    ctcspeech_plot("attention", chosen.path, *model)
 
 
 @picture

@@ -23,7 +23,7 @@ from ctcspeech.evaluate.evaluate import Evaluation, evaluate
 from ctcspeech.recognize.transcript import Decoder
 
 DECODINGS = [
-    "greedy", "beam", "attention", "attention:length_normalization=1", "attention:coverage=0.5",
+    "greedy", "beam", "attention", "attention:length_normalization=1", "attention:coverage=0.05",
     "joint:ctc_weight=0.3", "joint:ctc_weight=0.5", "rescore:ctc_weight=0.5",
 ]  # fmt: skip
 SEARCH = {"beam_size": int, "length_normalization": float, "coverage": float}
