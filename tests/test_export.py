@@ -182,6 +182,28 @@ def test_int8_outlives_units_that_hardly_varied(tmp_path):
         assert exported.difference["model.int8.onnx"] < 0.3
 
 
+def test_what_differs_little_from_a_mean_is_not_lost_in_float():
+    from ctcspeech.exchange.graph import Graph
+    from ctcspeech.exchange.graph_model import Affine, _linear
+
+    random = np.random.default_rng(0)
+    mean, scale = random.uniform(0.8, 1, 24), random.uniform(200, 316, 24)
+    affine = Affine(scale, mean, random.normal(size=24))
+    inputs = (mean + random.normal(0, 0.003, (50, 24))).astype(np.float32)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(24, 8)
+    weight, bias = (x.detach().double().numpy() for x in (layer.weight, layer.bias))
+    wanted = (scale * (inputs - mean) + affine.bias) @ weight.T + bias
+    folded = inputs @ (weight * scale).T.astype(np.float32)
+    folded += (bias + weight @ affine.shift).astype(np.float32)
+    graph = Graph()
+    graph.rename(_linear(graph, layer, "x", affine), "y")
+    model = graph.model([("x", np.float32, ["N", 24])], [("y", np.float32, ["N", 8])])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (found,) = session.run(None, {"x": inputs})
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(folded - wanted).max()
+
+
 def test_a_graph_that_differs_is_refused(tmp_path, monkeypatch):
     from ctcspeech.exchange import export as module
 
@@ -210,7 +232,7 @@ def test_a_gru_of_8_bit_products_is_near_torchs(directions):
     torch.manual_seed(0)
     layer = RecurrentLayer("gru", 24, SMALLEST, directions == 2, "concat").eval()
     graph = Graph(int8=True)
-    plain = Affine(np.ones(24), np.zeros(24))
+    plain = Affine.plain(24)
     graph.rename(add_recurrent(graph, layer, "x", "lengths", plain), "y")
     model = graph.model(
         [("x", np.float32, ["T", "N", 24]), ("lengths", np.int64, ["N"])],

@@ -20,6 +20,8 @@ __all__ = ["add_model", "recurrent_weights"]
 # Gates in ONNX's order, as indices into torch's: LSTM iofc of ifco, GRU zrh of rzn.
 _GATES = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2], "rnn": [0]}
 
+_LARGE_SCALE = 32.0  # of batch norm: a unit with a deviation of 0.03
+
 
 def add_model(graph: Graph, model: AcousticModel, features: str, lengths: str) -> tuple[str, str]:
     """Features (N, T, F), zero after lengths (N,), to log-probabilities (N, T', C) and lengths."""
@@ -42,19 +44,30 @@ def add_model(graph: Graph, model: AcousticModel, features: str, lengths: str) -
 
 @dataclass
 class Affine:
-    """y = scale x + shift, each (H,): batch norm in evaluation."""
+    """y = scale (x - mean) + bias, each (H,): batch norm in evaluation."""
 
     scale: np.ndarray
-    shift: np.ndarray
+    mean: np.ndarray
+    bias: np.ndarray
+
+    @property
+    def shift(self) -> np.ndarray:
+        """y = scale x + shift."""
+        return self.bias - self.mean * self.scale
+
+    @classmethod
+    def plain(cls, size: int) -> "Affine":
+        """y = x."""
+        return cls(np.ones(size), np.zeros(size), np.zeros(size))
 
     @classmethod
     def of(cls, norm: nn.Module, size: int) -> "Affine":
         if not isinstance(norm, nn.BatchNorm1d):
-            return cls(np.ones(size), np.zeros(size))
+            return cls.plain(size)
         assert norm.running_mean is not None and norm.running_var is not None
         mean, variance = _array(norm.running_mean), _array(norm.running_var)
         scale = _array(norm.weight) / np.sqrt(variance + norm.eps)
-        return cls(scale, _array(norm.bias) - mean * scale)
+        return cls(scale, mean, _array(norm.bias))
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -77,7 +90,7 @@ def _deepspeech1(
     )
     lengths = graph.ceil_div(lengths, model.config.stride)
     hidden = graph.clip(graph.op("Transpose", hidden, perm=[2, 0, 1]), 0, clip)  # (T', N, H)
-    plain = Affine(np.ones(size), np.zeros(size))
+    plain = Affine.plain(size)
     for layer in model.dense:
         assert isinstance(layer, nn.Linear)
         hidden = graph.clip(_linear(graph, layer, hidden, plain), 0, clip)
@@ -139,14 +152,22 @@ def _convolution(
 
 
 def _apart(graph: Graph, inputs: str, affine: Affine) -> tuple[str, Affine]:
-    """For 8-bit matrices the inputs themselves become those after `affine`: folded into the matrix,
-    the scale of one unit that hardly varied in training would leave the others no bits."""
+    """The inputs themselves after `affine`, where it should not go into the matrix after them.
+
+    In 8 bits the scale of one unit that hardly varied in training would leave the others no bits.
+    In float32 what such a unit differs from its mean by would be lost in large products: then the
+    mean is taken off first.
+    """
     size = len(affine.scale)
-    if not graph.int8 or ((affine.scale == 1).all() and not affine.shift.any()):
+    if (affine.scale == 1).all() and not affine.shift.any():
         return inputs, affine
-    scaled = graph.op("Mul", inputs, graph.constant(affine.scale))
-    moved = graph.op("Add", scaled, graph.constant(affine.shift))
-    return moved, Affine(np.ones(size), np.zeros(size))
+    if not graph.int8 and np.abs(affine.scale).max() < _LARGE_SCALE:
+        return inputs, affine
+    mean = affine.mean.astype(np.float32)  # what is lost here goes into the bias
+    centred = graph.op("Sub", inputs, graph.constant(mean))
+    scaled = graph.op("Mul", centred, graph.constant(affine.scale))
+    bias = affine.shift + affine.scale * mean
+    return graph.op("Add", scaled, graph.constant(bias)), Affine.plain(size)
 
 
 def _linear(graph: Graph, layer: nn.Linear, inputs: str, affine: Affine) -> str:
