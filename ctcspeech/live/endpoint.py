@@ -134,7 +134,7 @@ class QuietAudio:
         self.block = max(1, sample_rate // 100)
         self.block_seconds = self.block / sample_rate
         self._memory = round(_LOUDEST_SECONDS / self.block_seconds)
-        self._rest: np.ndarray = np.zeros(0, np.float32)  # of a block that is not full
+        self._waiting: list[np.ndarray] = []  # samples that have not been looked at
         self._count = 0  # blocks so far
         self._loudest: deque[tuple[int, float]] = deque()  # place and power, from loud to faint
         self._run = 0  # quiet blocks at the end
@@ -142,23 +142,33 @@ class QuietAudio:
 
     def push(self, samples: np.ndarray) -> None:
         """The next samples (S,)."""
-        samples = np.concatenate([self._rest, samples]) if len(self._rest) else samples
+        self._waiting.append(samples)
+
+    def _take(self) -> None:
+        """The powers of the blocks that are full, at once: a stream comes in small pieces."""
+        samples = self._waiting[0] if len(self._waiting) == 1 else np.concatenate(self._waiting)
         blocks = len(samples) // self.block
-        self._rest = samples[blocks * self.block :].copy()
-        whole = samples[: blocks * self.block].reshape(blocks, self.block)
+        used = blocks * self.block
+        self._waiting = [samples[used:].copy()] if used < len(samples) else []
+        if not blocks:
+            return
+        whole = samples[:used].reshape(blocks, self.block)
+        loudest, runs = self._loudest, self._runs
         for power in np.einsum("ij,ij->i", whole, whole).tolist():
-            while self._loudest and self._loudest[-1][1] <= power:
-                self._loudest.pop()
-            self._loudest.append((self._count, power))
-            if self._loudest[0][0] <= self._count - self._memory:
-                self._loudest.popleft()
-            self._run = self._run + 1 if power <= _QUIET * self._loudest[0][1] else 0
+            while loudest and loudest[-1][1] <= power:
+                loudest.pop()
+            loudest.append((self._count, power))
+            if loudest[0][0] <= self._count - self._memory:
+                loudest.popleft()
+            self._run = self._run + 1 if power <= _QUIET * loudest[0][1] else 0
             self._count += 1
-            self._runs.append(self._run)
+            runs.append(self._run)
 
     def at(self, sample: int) -> float:
         """Seconds of quiet before this sample (of what is there, where there are fewer). To be
         asked in rising order: what lies before is forgotten."""
+        if self._waiting and sample // self.block > self._count:
+            self._take()
         last = min(sample // self.block, self._count) - 1  # the block that ends there
         while len(self._runs) > 1 and self._count - len(self._runs) < last:
             self._runs.popleft()
