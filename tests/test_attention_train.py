@@ -2,14 +2,13 @@
 averaged, exchanged between processes, kept in checkpoints, and fine-tuned."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tone_training import metrics, silent
+from tone_training import metrics, silent, train_in_parts
 from tones import write_corpus
 
 from ctcspeech.data.dataset import SpeechDataset, collate
@@ -17,7 +16,6 @@ from ctcspeech.data.manifest import read_manifest
 from ctcspeech.errors import ConfigError
 from ctcspeech.model.attention import attention_loss
 from ctcspeech.model.checkpoint import load_checkpoint
-from ctcspeech.train import trainer as train_module
 from ctcspeech.train.config import load_config
 from ctcspeech.train.ema import MovingAverage
 from ctcspeech.train.trainer import train
@@ -80,22 +78,10 @@ def test_attention_alone_is_validated_by_its_own_texts(corpus, tmp_path):
     assert checkpoint.info["cer"] < 0.6  # untrained it is above 10: it does not end
 
 
-def test_a_stopped_run_goes_on_exactly(corpus, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_exactly(corpus, tmp_path):
     config = configured(corpus, *JOINT, "train.epochs=3", "train.ema=0.9")
     train(config, tmp_path / "whole", report=silent)
-    take_step = train_module.Trainer._step
-
-    def stopping(self, batches, progress):
-        if batches and self.step + 1 in (2, 7):
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batches, progress)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train_module.Trainer, "_step", stopping)
-        for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
-                train(config, tmp_path / "parts", resume=True, report=silent)
-    train(config, tmp_path / "parts", resume=True, report=silent)
+    train_in_parts(config, tmp_path / "parts", 2, 7)
     for place in ("checkpoints/last", "model"):  # the weights, and their moving average
         one, other = (
             load_checkpoint(tmp_path / run / place).model.state_dict() for run in ("whole", "parts")

@@ -1,17 +1,13 @@
 """Recurrent states carried from batch to batch: a stream that is as long as the training."""
 
-import os
-import signal
-
 import pytest
 import torch
-from tone_training import differences, metrics, silent, write_training
+from tone_training import differences, silent, train_in_parts, write_training
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from ctcspeech.errors import ConfigError
 from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
 from ctcspeech.model.recurrent import RecurrentLayer
-from ctcspeech.train import trainer as train_module
 from ctcspeech.train.carry import CarriedStates
 from ctcspeech.train.config import load_config
 from ctcspeech.train.trainer import train
@@ -94,23 +90,11 @@ def test_utterances_begin_where_random_ones_have_ended_or_anew():
     assert all(layer.initial is None and layer.final is None for layer in carried.layers)
 
 
-def test_a_stopped_run_goes_on_exactly(tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_exactly(tmp_path):
     folder = write_training(tmp_path / "tones").parent
     config = load_config(folder / "tones.toml", [*FORWARD, "train.carry_state=0.8"])
     train(config, tmp_path / "whole", report=silent)
-    take_step = train_module.Trainer._step
-
-    def stopping(self, batches, progress):
-        if batches and self.step + 1 == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batches, progress)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(train_module.Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "parts", resume=True, report=silent)
-    assert len(metrics(tmp_path / "parts", "step")) == 5
-    train(config, tmp_path / "parts", resume=True, report=silent)
+    train_in_parts(config, tmp_path / "parts", 5)
     assert not list(differences(tmp_path / "whole", tmp_path / "parts"))
     # And it is not what is learned without.
     plain = load_config(folder / "tones.toml", FORWARD)

@@ -1,11 +1,8 @@
 """The moving average of the weights: against the recursion by hand, and exact across a stop."""
 
-import os
-import signal
-
 import pytest
 import torch
-from tone_training import last_weights, silent, write_training
+from tone_training import last_weights, silent, train_in_parts, write_training
 
 from ctcspeech.errors import ConfigError
 from ctcspeech.model.checkpoint import load_checkpoint
@@ -13,7 +10,7 @@ from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
 from ctcspeech.train.config import load_config
 from ctcspeech.train.ema import MovingAverage
 from ctcspeech.train.learner import Learner
-from ctcspeech.train.trainer import Trainer, train
+from ctcspeech.train.trainer import train
 
 
 @pytest.fixture(scope="module")
@@ -80,19 +77,7 @@ def test_training_validates_and_keeps_the_average_and_resumes_exactly(
     expected = recursion([values[name].double() for values in seen], 0.8)
     torch.testing.assert_close(kept[name].double(), expected, rtol=1e-5, atol=1e-6)
     assert not torch.allclose(kept[name], last[name])
-
-    take_step = Trainer._step
-
-    def stopping(self, batches, progress):
-        if self.step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return take_step(self, batches, progress)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_step", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "parts", report=silent)
-    train(config, tmp_path / "parts", resume=True, report=silent)
+    train_in_parts(config, tmp_path / "parts", 5)
     for part in ("checkpoints/last", "checkpoints/epoch-0003", "model"):
         one, other = (load_checkpoint(tmp_path / run / part) for run in ("whole", "parts"))
         for key, tensor in one.model.state_dict().items():

@@ -2,15 +2,20 @@
 benchmarks."""
 
 import json
+import os
+import signal
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tones import write_corpus
 
 from ctcspeech.model.checkpoint import load_checkpoint, load_training
+from ctcspeech.train.config import RunConfig
+from ctcspeech.train.trainer import Trainer, train
 
 # The model of tones.toml on train.jsonl and validation.jsonl in the configuration's folder.
 CONFIG = (
@@ -51,6 +56,26 @@ def tone_shards(folder: Path, per_shard: int) -> Path:
 
 def silent(_: str) -> None:
     """A report that nobody reads."""
+
+
+def train_in_parts(
+    config: RunConfig, run: Path, *steps: int, report: Callable[[str], None] = silent
+) -> None:
+    """Trains, stopped by a signal in each of these steps (the first one is 1) and resumed."""
+    take_step = Trainer._step
+
+    def stopping(self: Trainer, batches: Any, progress: Any) -> Any:
+        if batches and self.step + 1 in steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(self, batches, progress)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "_step", stopping)
+        for step in steps:
+            with pytest.raises(KeyboardInterrupt):
+                train(config, run, resume=True, report=report)
+            assert len(metrics(run, "step")) == step
+    train(config, run, resume=True, report=report)
 
 
 def last_weights(run: Path) -> dict[str, torch.Tensor]:
