@@ -26,7 +26,15 @@ from ctcspeech.emissions import Emitter
 from ctcspeech.errors import CheckpointError
 from ctcspeech.text.alphabet import Alphabet
 
-__all__ = ["FILE", "KEY", "UNKNOWN_LENGTH", "VERSION", "StreamingOnnx", "streaming_file"]
+__all__ = [
+    "FILE",
+    "KEY",
+    "UNKNOWN_LENGTH",
+    "VERSION",
+    "StreamingOnnx",
+    "emission_frames",
+    "streaming_file",
+]
 
 FILE = "streaming.onnx"
 KEY, VERSION = "ctcspeech_streaming", 1
@@ -53,6 +61,11 @@ def _read_alphabet(values: Any) -> Alphabet:
         file = Path(folder) / "alphabet.json"
         file.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
         return Alphabet.load(file)
+
+
+def emission_frames(frames: int, subsampling: int, hidden_end: int) -> int:
+    """Of emissions, for a stream of so many frames of features: `AcousticModel.output_lengths`."""
+    return max(0, -(-(frames - hidden_end) // subsampling))
 
 
 class StreamingOnnx(Emitter):
@@ -115,17 +128,13 @@ class StreamingOnnx(Emitter):
         log_probs, place, *new = self.session.run(self._outputs, feed)
         return log_probs, [place, states[1], *new]
 
-    def emissions_of(self, frames: int) -> int:
-        """Frames of emissions for so many frames of features."""
-        return max(0, -(-(frames - self.hidden_end) // self.subsampling))
-
     def compute(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         return [self._whole(np.asarray(item, np.float32)) for item in inputs]
 
     def _whole(self, samples: np.ndarray) -> np.ndarray:
         config = self.config
         frames = num_frames(config.with_tail(len(samples)), config)
-        wanted = self.emissions_of(frames)
+        wanted = emission_frames(frames, self.subsampling, self.hidden_end)
         if not wanted:
             return np.zeros((0, len(self.alphabet)), np.float32)
         stride = self.steps * self.frame_inputs

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ctcspeech.audio.feature_config import FeatureConfig, num_frames
-from ctcspeech.exchange.streaming import StreamingOnnx
+from ctcspeech.exchange.streaming import StreamingOnnx, emission_frames
 from ctcspeech.live.source import Source, SourceStream
 
 __all__ = ["OnnxSource", "StateSource", "StateStream"]
@@ -91,9 +91,7 @@ class StateSource(Source):
 
     def emissions_of(self, frames: int) -> int:
         """Frames of emissions for so many frames of features."""
-        if not frames:
-            return 0
-        return max(0, -(-(frames - self.hidden_end) // self.subsampling))
+        return emission_frames(frames, self.subsampling, self.hidden_end)
 
     @abstractmethod
     def states(self, count: int) -> list[Any]:
