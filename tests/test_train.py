@@ -163,6 +163,27 @@ def test_infeasible_and_unreadable_utterances_are_reported_and_left_out(corpus, 
     assert "training on 47 utterances" in text
 
 
+def test_an_untrained_model_prefers_the_blank(corpus, tmp_path):
+    """A step of almost no learning rate leaves the weights as they were drawn."""
+
+    def begun(name, *overrides):
+        still = ["train.epochs=1", "train.learning_rate=1e-12", "train.weight_decay=0"]
+        config = configured(corpus, *still, *overrides)
+        return load_checkpoint(train(config, tmp_path / name, report=silent))
+
+    even, preferring = begun("even", "train.blank_bias=0"), begun("preferring")
+    assert preferring.config["train"]["blank_bias"] == 3
+    blank = even.alphabet.blank
+    expected = even.model.output.bias.detach().clone()
+    expected[blank] += 3
+    torch.testing.assert_close(preferring.model.output.bias.detach(), expected, atol=1e-6, rtol=0)
+    weights = even.model.output.weight, preferring.model.output.weight
+    torch.testing.assert_close(*weights, atol=1e-6, rtol=0)
+    # A model that has been trained keeps what it has learnt of the blank.
+    tuned = begun("tuned", f"train.init_from={tmp_path / 'even'}", "train.blank_bias=7")
+    torch.testing.assert_close(tuned.model.output.bias, even.model.output.bias, atol=1e-6, rtol=0)
+
+
 def test_fine_tuning_with_another_alphabet(corpus, tmp_path):
     start = train(configured(corpus, "train.epochs=1"), tmp_path / "first", report=silent)
     folder = tmp_path / "more"

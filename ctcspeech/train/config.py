@@ -114,6 +114,11 @@ class TrainConfig(BaseModel):
     # minutes is further on, so that it always runs to its end. Batches then depend on the clock.
     max_minutes: float | None = Field(None, gt=0)
     init_from: Path | None = None  # fine-tune this checkpoint
+    # Added to the blank's bias in an untrained output layer: the blank begins exp(3) = 20 times as
+    # probable as a label. With 0 the most frequent label, mostly the space, may come to stand for
+    # silence: words are then written where the silence ends, not where they are heard, which takes
+    # many epochs more to learn (recipes/grid).
+    blank_bias: float = Field(3.0, ge=-50, le=50)
     optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
     learning_rate: float = Field(1e-3, gt=0)  # at its highest
     weight_decay: float = Field(1e-2, ge=0)  # not of biases and batch norm

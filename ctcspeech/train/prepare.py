@@ -97,6 +97,8 @@ def prepare(
         features = FeatureExtractor(config.features)
         torch.manual_seed(seed)
         model = build_model(config.model, features.num_features, len(alphabet))
+        with torch.no_grad():
+            model.output.bias[alphabet.blank] += config.train.blank_bias
     else:
         features, model = start.features, start.model
         if start.alphabet != alphabet:
