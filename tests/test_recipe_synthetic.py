@@ -13,7 +13,7 @@ from ctcspeech import read_manifest
 from ctcspeech.text.alphabet import Alphabet
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "synthetic"
-MODULES = ("acoustics", "espeak", "flite", "prepare", "voices")
+MODULES = ("acoustics", "espeak", "flite", "prepare", "russian_numbers", "voices")
 
 
 @pytest.fixture
@@ -137,3 +137,26 @@ def test_what_cannot_be_spoken_is_said(prepare, tmp_path):
     assert "no voice speaks 'xx'" in nobody
     voice = prepare(tmp_path / "c", text, "--test-voice", "festival:none")
     assert "festival:none is not installed" in voice
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "ноль"),
+        (7, "семь"),
+        (10, "десять"),
+        (19, "девятнадцать"),
+        (20, "двадцать"),
+        (41, "сорок один"),
+        (100, "сто"),
+        (115, "сто пятнадцать"),
+        (999, "девятьсот девяносто девять"),
+    ],
+)
+def test_russian_numbers(recipe, number, words):
+    assert recipe("russian_numbers").spoken(number) == words
+
+
+def test_russian_numbers_differ(recipe):
+    spoken = recipe("russian_numbers").spoken
+    assert len({spoken(number) for number in range(1000)}) == 1000
