@@ -116,8 +116,8 @@ class TrainConfig(BaseModel):
     init_from: Path | None = None  # fine-tune this checkpoint
     # Added to the blank's bias in an untrained output layer: the blank begins exp(3) = 20 times as
     # probable as a label. With 0 the most frequent label, mostly the space, may come to stand for
-    # silence: words are then written where the silence ends, not where they are heard, which takes
-    # many epochs more to learn (recipes/grid).
+    # silence: the words at either end are then written on the far side of it, not where they are
+    # heard, which takes many epochs more to learn (recipes/grid).
     blank_bias: float = Field(3.0, ge=-50, le=50)
     optimizer: Literal["adamw", "sgd"] = "adamw"  # sgd: with Nesterov momentum
     learning_rate: float = Field(1e-3, gt=0)  # at its highest

@@ -7,29 +7,21 @@ bash recipes/synthetic/run.sh --text numbers.txt --language ru --hours 2
 import random
 import sys
 
-UNITS = "один два три четыре пять шесть семь восемь девять".split()
-TEENS = (
-    "десять одиннадцать двенадцать тринадцать четырнадцать пятнадцать шестнадцать семнадцать "
-    "восемнадцать девятнадцать"
-).split()
-TENS = "двадцать тридцать сорок пятьдесят шестьдесят семьдесят восемьдесят девяносто".split()
-HUNDREDS = "сто двести триста четыреста пятьсот шестьсот семьсот восемьсот девятьсот".split()
+# Each list begins with the empty word of a digit 0.
+UNITS = (
+    "|один|два|три|четыре|пять|шесть|семь|восемь|девять|десять|одиннадцать|двенадцать|тринадцать|"
+    "четырнадцать|пятнадцать|шестнадцать|семнадцать|восемнадцать|девятнадцать"
+).split("|")
+TENS = ("||двадцать|тридцать|сорок|пятьдесят|шестьдесят|семьдесят|восемьдесят|девяносто").split("|")
+HUNDREDS = ("|сто|двести|триста|четыреста|пятьсот|шестьсот|семьсот|восемьсот|девятьсот").split("|")
 
 
 def spoken(number: int) -> str:
     """A number from 0 to 999 in words."""
-    if not number:
-        return "ноль"
     hundreds, rest = divmod(number, 100)
-    words = HUNDREDS[hundreds - 1 : hundreds] if hundreds else []
-    if 10 <= rest < 20:
-        return " ".join([*words, TEENS[rest - 10]])
-    tens, units = divmod(rest, 10)
-    if tens:
-        words = [*words, TENS[tens - 2]]
-    if units:
-        words = [*words, UNITS[units - 1]]
-    return " ".join(words)
+    tens, units = divmod(rest, 10) if rest >= 20 else (0, rest)
+    words = HUNDREDS[hundreds], TENS[tens], UNITS[units]
+    return " ".join(filter(None, words)) or "ноль"
 
 
 def main() -> None:
