@@ -53,7 +53,8 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     return {"noise_folder": folder / "noise", "rir_folder": folder / "rir"}
 
 
-KINDS = ["pitch", "tempo", "speed", "silence", "jitter", "rir", "noise", "gain", "telephone"]
+KINDS = ["pitch", "tempo", "speed", "silence", "jitter", "rir", "noise", "filter", "gain"]
+KINDS.append("telephone")
 
 
 def everything(folders) -> dict:
@@ -115,6 +116,39 @@ def test_gain():
     gains = [augmenter(np.ones(3, np.float32), 0, 0, str(i))[0] for i in range(300)]
     decibel = 20 * np.log10(gains)
     assert -6 <= decibel.min() < -5.5 and 2.5 < decibel.max() <= 3
+
+
+def test_filter_raises_and_lowers_bands_by_up_to_the_decibels_that_are_given():
+    augmenter = augmenter_of(filter_probability=1, filter_db=9.0, filter_bands=4)
+    frequencies = [60.0, 300.0, 800.0, 1900.0, 3700.0, 7000.0]
+    mixture = sum(tone(f, 2 * RATE) for f in frequencies).astype(np.float32) / len(frequencies)
+
+    def levels(samples):
+        spectrum = np.abs(np.fft.rfft(samples[: 2 * RATE] * np.hanning(2 * RATE)))
+        return 20 * np.log10(
+            [spectrum[round(2 * f) - 3 : round(2 * f) + 4].max() for f in frequencies]
+        )
+
+    gains = np.array(
+        [levels(augmenter(mixture, 0, 0, str(i))) - levels(mixture) for i in range(60)]
+    )
+    assert np.abs(gains).max() < 9.1
+    assert (gains.min(0) < -5).all() and (gains.max(0) > 5).all()  # each place, both ways
+    assert gains.std(1).mean() > 2  # not the same at all frequencies
+    assert np.abs(gains.mean(0)).max() < 2.5  # as often up as down
+    between = [300.0, 317.0]  # a response without steps
+    pair = sum(tone(f, 2 * RATE) for f in between).astype(np.float32) / 4
+    frequencies = between
+    near = np.array([levels(augmenter(pair, 0, 0, str(i))) - levels(pair) for i in range(20)])
+    assert np.abs(near[:, 0] - near[:, 1]).max() < 1
+
+
+def test_filter_keeps_the_place_of_a_click():
+    click = np.zeros(4000, np.float32)
+    click[1000] = 1.0
+    for i in range(20):
+        filtered = augmenter_of(filter_probability=1)(click, 0, 0, str(i))
+        assert len(filtered) == 4000 and np.argmax(np.abs(filtered)) == 1000
 
 
 def test_silence_of_three_kinds_around_samples_that_stay_as_they_are():

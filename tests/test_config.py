@@ -170,3 +170,11 @@ def test_any_text_and_number_is_read_as_it_was_saved(
     path = tmp_path_factory.getbasetemp() / "any.toml"
     save_config(config, path)
     assert load_config(path).model_dump() == config.model_dump()
+
+
+def test_augmentation_of_features_without_features_is_refused(write):
+    for name in ("feature_speed_probability", "cepstral_warp_probability"):
+        text = LEAST + f"[augment]\n{name} = 0.5\n"
+        assert f"augment.{name} changes precomputed features" in message(write, text)
+        features = '[features]\nkind = "precomputed"\nnum_features = 13\n'
+        load_config(write(text + features))

@@ -6,7 +6,7 @@
 What is drawn follows from (seed, epoch, utterance) alone: not from the order in which utterances
 come, nor from the process that reads them, nor from which other augmentations are on. The order is
 that of the world: the voice (pitch, tempo, speed), where the recording begins and ends (silence,
-jitter), the room, the noise in it, the gain of the microphone, the telephone line.
+jitter), the room, the noise in it, the microphone (filter, gain), the telephone line.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from torch import Tensor
 from ctcspeech import audio
 from ctcspeech.audio import g711
 from ctcspeech.data.tempo import change_tempo
+from ctcspeech.data.vocal_tract import warp_of_cepstra
 from ctcspeech.errors import ConfigError
 
 __all__ = ["AugmentConfig", "Augmenter"]
@@ -50,12 +51,18 @@ class AugmentConfig(BaseModel):
       place.
     - noise: a stretch of a recording in `noise_folder`, at a ratio of mean powers within
       `noise_snr_db`.
+    - filter: another microphone's frequency response: gains of up to `filter_db` up or down at
+      `filter_bands` + 1 frequencies evenly spread on the mel scale, straight lines in dB between
+      them (linear FilterAugment, Nam et al. 2022, on samples).
     - gain: by `gain_db`.
     - telephone: 300 to 3400 Hz and G.711 mu-law.
 
     Of features:
 
     - feature_speed: interpolated in time by a factor of `feature_speed_range` (precomputed ones).
+    - cepstral_warp: precomputed cepstra as of another vocal tract, whose resonances are a factor of
+      `cepstral_warp_range` higher; `cepstral_warp_hz` is the range of their mel filters (Sphinx's
+      at 16 kHz; data/vocal_tract.py).
     - spec: SpecAugment (Park et al. 2019) without warping: up to `frequency_masks` bands of at
       most `frequency_mask_bins` features and `time_masks` stretches of at most `time_mask_frames`
       frames, and at most `time_mask_share` of the utterance, are replaced by their mean.
@@ -78,11 +85,17 @@ class AugmentConfig(BaseModel):
     noise_probability: float = Field(0.0, ge=0, le=1)
     noise_folder: Path | None = None
     noise_snr_db: Range = (5.0, 30.0)
+    filter_probability: float = Field(0.0, ge=0, le=1)
+    filter_db: float = Field(6.0, gt=0, le=60)
+    filter_bands: int = Field(5, ge=1, le=100)
     gain_probability: float = Field(0.0, ge=0, le=1)
     gain_db: Range = (-12.0, 6.0)
     telephone_probability: float = Field(0.0, ge=0, le=1)
     feature_speed_probability: float = Field(0.0, ge=0, le=1)
     feature_speed_range: Range = (0.85, 1.15)
+    cepstral_warp_probability: float = Field(0.0, ge=0, le=1)
+    cepstral_warp_range: Range = (0.85, 1.15)
+    cepstral_warp_hz: Range = (133.3334, 6855.4976)
     spec_probability: float = Field(0.0, ge=0, le=1)
     frequency_masks: int = Field(2, ge=0, le=100_000)
     frequency_mask_bins: int = Field(15, ge=1, le=100_000)
@@ -92,13 +105,18 @@ class AugmentConfig(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "AugmentConfig":
-        for name in ("tempo_range", "speed_range", "feature_speed_range"):
+        for name in ("tempo_range", "speed_range", "feature_speed_range", "cepstral_warp_range"):
             low, high = getattr(self, name)
             if not 0.25 <= low <= high <= 4.0:
                 raise ValueError(
                     f"{name} must be a lower and an upper factor within 0.25 and 4, "
                     f"got {low:g} and {high:g}"
                 )
+        low, high = self.cepstral_warp_hz
+        if not 0 <= low < high:
+            raise ValueError(
+                f"cepstral_warp_hz must be a lower and a higher frequency, got {low:g} and {high:g}"
+            )
         for name in ("noise_snr_db", "gain_db"):
             low, high = getattr(self, name)
             if not -120.0 <= low <= high <= 120.0:
@@ -172,6 +190,10 @@ class Augmenter:
             samples = _in_room(samples, self._rooms.get(drawn.below(len(self._rooms))))
         if (drawn := draw("noise")) and self._noises is not None:
             samples = self._noisy(samples, self._noises, drawn)
+        if drawn := draw("filter"):
+            bounds = (-config.filter_db, config.filter_db)
+            gains = [drawn.between(bounds) for _ in range(config.filter_bands + 1)]
+            samples = _filtered(samples, gains, self.sample_rate)
         if drawn := draw("gain"):
             samples = samples * np.float32(10 ** (drawn.between(config.gain_db) / 20))
         if draw("telephone"):
@@ -190,7 +212,7 @@ class Augmenter:
         return samples + noise * np.float32(math.sqrt(power / noise_power * 10 ** (-snr_db / 10)))
 
     def features(self, features: np.ndarray, seed: int, epoch: int, utterance: str) -> np.ndarray:
-        """Features (T, F) of one utterance, precomputed ones: speed, then masks; float32 (T', F).
+        """Precomputed features (T, F) of one utterance: speed, vocal tract, masks; float32 (T', F).
 
         What is masked becomes the utterance's mean, so that this may come before normalisation.
         """
@@ -203,6 +225,13 @@ class Augmenter:
         )
         if drawn:
             features = _interpolated(features, drawn.between(config.feature_speed_range))
+        drawn = _Draw.maybe(
+            config.cepstral_warp_probability, "cepstral_warp", seed, epoch, utterance
+        )
+        if drawn:
+            factor = drawn.between(config.cepstral_warp_range)
+            matrix = warp_of_cepstra(factor, features.shape[1], *config.cepstral_warp_hz)
+            features = features @ matrix.T
         masks = self._masks(len(features), features.shape[1], seed, epoch, utterance)
         if masks is not None:
             features, mean = features.copy(), features.mean(0)
@@ -410,6 +439,17 @@ def _in_room(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     result = np.fft.irfft(spectrum, size)[: len(samples)].astype(np.float32)
     power = _power(result)
     return result * np.float32(math.sqrt(_power(samples) / power)) if power else samples
+
+
+def _filtered(samples: np.ndarray, gains: Sequence[float], sample_rate: int) -> np.ndarray:
+    """Through a filter of no delay: gains in dB from 0 Hz to half the rate, evenly in mel."""
+    size = _fast_length(len(samples) + sample_rate // 50)  # 20 ms of silence, for its tails
+    mel = np.log1p(np.fft.rfftfreq(size, 1 / sample_rate) / 700)
+    decibels = np.interp(mel, np.linspace(0, mel[-1], len(gains)), gains)
+    response = np.float32(10) ** np.float32(decibels / 20)
+    return np.fft.irfft(np.fft.rfft(samples, size) * response, size)[: len(samples)].astype(
+        np.float32
+    )
 
 
 def _telephoned(samples: np.ndarray, sample_rate: int) -> np.ndarray:

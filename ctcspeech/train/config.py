@@ -189,6 +189,18 @@ class RunConfig(BaseModel):
     model: ModelConfig = Field(default_factory=DeepSpeech2Config)
     train: TrainConfig = Field(default_factory=TrainConfig)
 
+    @model_validator(mode="after")
+    def _feature_augmentation_has_features(self) -> "RunConfig":
+        if self.features.kind != "precomputed":
+            for name in ("feature_speed_probability", "cepstral_warp_probability"):
+                if getattr(self.augment, name):
+                    raise ValueError(
+                        f"augment.{name} changes precomputed features, which these are not "
+                        f'(features.kind = "{self.features.kind}"); samples are changed by '
+                        "augment.speed_probability"
+                    )
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _default_architecture(cls, values: Any) -> Any:
