@@ -3,9 +3,12 @@
 import json
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from ctcspeech.data.manifest import read_manifest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -37,13 +40,17 @@ def called(tmp_path):
     return run
 
 
+def line_of(path: str, text: str) -> str:
+    return json.dumps({"audio_filepath": path, "duration": 1.5, "text": text}) + "\n"
+
+
 @pytest.fixture
 def kathleen(tmp_path):
     folder = tmp_path / "data" / "kathleen"
     folder.mkdir(parents=True)
     for part, count in (("train", 3), ("dev", 1), ("test", 1)):
-        lines = [json.dumps({"text": f"{part} {i}"}) for i in range(count)]
-        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
+        lines = [line_of(f"{part}{i}.wav", f"{part} {i}") for i in range(count)]
+        (folder / f"{part}.jsonl").write_text("".join(lines))
     return tmp_path / "data"
 
 
@@ -64,7 +71,7 @@ def test_reader_alone(called, kathleen):
 def test_reader_from_a_base_with_a_language_model(called, kathleen, tmp_path):
     base = tmp_path / "base"
     (base / "data").mkdir(parents=True)
-    lines = [f"{i}\n" for i in range(10)]
+    lines = [line_of(f"{i}.wav", f"synthetic {i}") for i in range(20)]
     (base / "data" / "train.jsonl").write_text("".join(lines))
     text = tmp_path / "text.txt"
     calls = called("reader/run.sh", "--data", kathleen, "--base", base, "--text", text)
@@ -75,13 +82,14 @@ def test_reader_from_a_base_with_a_language_model(called, kathleen, tmp_path):
     assert mixing[1] == alone[1] == str(RECIPES / "reader" / "reader_from_base.toml")
     given = options(mixing)
     assert given["train.init_from"] == str(base / "run")
-    mixed = base / "data" / "mixed.jsonl"  # as much as there is real speech
-    assert json.loads(given["data.train"]) == [
-        str(kathleen / "kathleen" / "train.jsonl"),
-        str(mixed),
-    ]
-    assert mixed.read_text() == "".join(lines[:3])
     work = tmp_path / "work"
+    assert given["data.train"] == str(work / "mixed.jsonl")
+    mixed = read_manifest(work / "mixed.jsonl")
+    real = [u for u in mixed if u.path.parent == kathleen / "kathleen"]
+    assert Counter(u.text for u in real) == {f"train {i}": 3 for i in range(3)}
+    assert len({u.id for u in mixed}) == 18  # each time augmented otherwise
+    spoken = [u.path for u in mixed if u not in real]  # as much as there is real speech
+    assert spoken == [base / "data" / f"{i}.wav" for i in range(9)]
     assert options(alone)["train.init_from"] == mixing[3] == str(work / "mixed")
     assert options(alone)["data.train"] == str(kathleen / "kathleen" / "train.jsonl")
     assert alone[3] == str(work / "run")

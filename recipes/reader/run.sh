@@ -53,12 +53,11 @@ ctcspeech data stats "$data/train.jsonl"
 config=$here/reader.toml
 if [ -n "$base" ]; then
   config=$here/reader_from_base.toml
-  count=$(wc -l < "$data/train.jsonl")  # as many as there are real ones
-  head -n "$count" "$base/data/train.jsonl" > "$base/data/mixed.jsonl"
+  mkdir -p "$work"
+  python "$here/mix.py" "$data/train.jsonl" "$base/data/train.jsonl" "$work/mixed.jsonl"
   ctcspeech train "$config" --run "$work/mixed" --resume \
-    "data.train=[\"$data/train.jsonl\", \"$base/data/mixed.jsonl\"]" \
-    "data.validation=$data/dev.jsonl" "train.init_from=$base/run" \
-    train.epochs=12 augment.spec_probability=0.7 model.dropout=0.2 "$@"
+    "data.train=$work/mixed.jsonl" "data.validation=$data/dev.jsonl" "train.init_from=$base/run" \
+    train.epochs=5 train.learning_rate=1.5e-3 augment.spec_probability=0.6 model.dropout=0.2 "$@"
   set -- "train.init_from=$work/mixed" "$@"
 fi
 ctcspeech train "$config" --run "$work/run" --resume \
