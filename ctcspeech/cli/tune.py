@@ -184,6 +184,8 @@ def _weights(settings: "DecoderSettings") -> str:
         text = f"lm_weight {settings.lm_weight:.2f}, " + text
     if settings.neural_lm is not None:
         text = f"neural_weight {settings.neural_weight:.2f}, " + text
+    if settings.prior_weight:
+        text += f", prior_weight {settings.prior_weight:.2f}"
     if settings.open_vocabulary:
         text += f", unk_score {settings.unk_score:.1f}"
     return text + (", closed vocabulary" * (not settings.open_vocabulary))

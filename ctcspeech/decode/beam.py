@@ -29,6 +29,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from ctcspeech import _core
 from ctcspeech.decode.beam_arguments import (
     bad_frame,
@@ -37,6 +39,7 @@ from ctcspeech.decode.beam_arguments import (
     matrices,
     options_of,
     positive,
+    prior_discount,
     processors,
     split_lm,
 )
@@ -109,6 +112,8 @@ class BeamDecoder:
         threads: int | None = None,
         unknown_at_once: float = math.inf,
         strict_minimum: bool = False,
+        label_priors: Any = None,
+        prior_weight: float = 0.0,
     ) -> None:
         """Prepares the search.
 
@@ -149,6 +154,11 @@ class BeamDecoder:
             where the weights are not tuned with more errors (benchmarks/results/decoder.md).
         strict_minimum: whether token_min_logp holds for the blank and for repetitions, too, as in
             pyctcdecode: what a clear frame does not say is then not tried at any score.
+        label_priors, prior_weight: how probable each label is over all frames, (C,), the blank
+            included, all above 0; `prior_weight` times its natural logarithm is taken from each
+            frame's, which is normalised again. What the network expects of labels before it hears
+            anything then counts less, and the language model may count more (Bourlard and Morgan
+            1994; for CTC Miao et al. 2015, "EESEN", section 3.3). `ctcspeech tune` finds both.
 
         Raises ValueError or TypeError for arguments that are wrong, DecoderError if the labels can
         write none of the lexicon's words, LanguageModelError for a file that is no model.
@@ -195,6 +205,7 @@ class BeamDecoder:
         self.threads = integer("threads", threads) if threads is not None else None
         self._end_of_sentence = bool(end_of_sentence)
         self._over_tokens = over_tokens
+        self._discount = prior_discount(label_priors, prior_weight, len(names))
         config = _core.BeamConfig()
         config.tokens = tokens
         config.blank = blank
@@ -267,7 +278,7 @@ class BeamDecoder:
         Raises ValueError or TypeError for wrong shapes, DecoderError for a frame with NaN, +inf, or
         nothing but -inf.
         """
-        rows = matrices(emissions, lengths, len(self.labels))
+        rows = self._rows(emissions, lengths)
         contexts = self._contexts(context, len(rows))
         threads = self.threads or processors()
         answers = self._core.decode(rows, contexts, threads)
@@ -308,7 +319,7 @@ class BeamDecoder:
         """ln P_ctc of a hypothesis' text over all its labellings and their alignments, as Q has it,
         by the forward algorithm (Graves et al. 2006, section 4.1) on a lattice of the labellings.
         emissions: (T, C). Raises as `decode` does."""
-        (rows,) = matrices(emissions, None, len(self.labels))
+        (rows,) = self._rows(emissions)
         answer = self._core.ctc_score(rows, list(hypothesis.tokens))
         if isinstance(answer, tuple):
             raise DecoderError(bad_frame("emissions", answer))
@@ -318,13 +329,18 @@ class BeamDecoder:
         """The natural logarithm of the likeliest alignment of a hypothesis' text (Viterbi), in any
         of its labellings, and its label in each frame: T indices, blanks and separators, too.
         emissions: (T, C). Raises as `decode` does."""
-        (rows,) = matrices(emissions, None, len(self.labels))
+        (rows,) = self._rows(emissions)
         score, path = self._core.best_path(rows, list(hypothesis.tokens))
         if isinstance(path, str):
             raise DecoderError(bad_frame("emissions", (score, path)))
         return score, path
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _rows(self, emissions: Any, lengths: Any = None) -> list[np.ndarray]:
+        """Of each utterance logits (T, C), float32, the labels' priors taken off."""
+        rows = matrices(emissions, lengths, len(self.labels))
+        return rows if self._discount is None else [row - self._discount for row in rows]
 
     def _hypotheses(self, answers: list[Any]) -> list[Hypothesis]:
         return [
@@ -372,7 +388,7 @@ class BeamStream:
     def accept(self, emissions: Any) -> None:
         """Takes the next frames, (t, C) with any t. Raises as `BeamDecoder.decode` does."""
         self._check_open()
-        (rows,) = matrices(emissions, None, len(self._decoder.labels))
+        (rows,) = self._decoder._rows(emissions)
         bad = self._core.accept(rows)
         if bad is not None:
             self._ended = "has failed"

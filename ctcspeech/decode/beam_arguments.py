@@ -12,7 +12,7 @@ from ctcspeech.lm.model import LanguageModel
 
 __all__ = [
     "HOT_WORD_WEIGHT", "bad_frame", "hot_phrases", "integer", "matrices", "options_of", "positive",
-    "processors", "split_lm",
+    "prior_discount", "processors", "split_lm",
 ]  # fmt: skip
 
 HOT_WORD_WEIGHT = 5.0  # natural logarithm, where a hot word comes without its own weight
@@ -111,6 +111,23 @@ def _to_numpy(array: Any, name: str) -> np.ndarray:
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
     return array
+
+
+def prior_discount(priors: Any, weight: Any, classes: int) -> np.ndarray | None:
+    """What is taken off each frame's logits, float32 (C,); None where that is nothing."""
+    weight = _at_least_zero("prior_weight", weight)
+    if weight == 0:
+        return None
+    if priors is None:
+        raise ValueError("prior_weight needs label_priors")
+    values = np.asarray(priors, dtype=np.float64)
+    if values.shape != (classes,):
+        raise ValueError(
+            f"label_priors must be one for each of the {classes} labels, got shape {values.shape}"
+        )
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError("label_priors must be finite and above 0")
+    return np.float32(weight) * np.log(values).astype(np.float32)
 
 
 def matrices(emissions: Any, lengths: Any, classes: int) -> list[np.ndarray]:

@@ -42,6 +42,7 @@ _NUMBERS = (  # the ranges that the decoder takes
     ("beam_threshold", sys.float_info.min, math.inf),
     ("token_min_logp", -math.inf, 0.0),
     ("neural_weight", 0.0, _MOST),
+    ("prior_weight", 0.0, _MOST),
 )
 
 
@@ -60,6 +61,8 @@ class DecoderSettings:
     token_min_logp: float = -8.0
     neural_lm: Path | None = None  # like lm
     neural_weight: float = 0.3
+    prior_weight: float = 0.0
+    label_priors: list[float] | None = None
     tuning: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -162,6 +165,8 @@ class DecoderSettings:
             token_min_logp=self.token_min_logp,
             neural_lm=neural_lm or self.load_neural_lm(),
             neural_weight=self.neural_weight,
+            prior_weight=self.prior_weight,
+            label_priors=self.label_priors,
             hot_words=hot_words,
             n_best=n_best,
             frame_shift_ms=frame_shift_ms,
@@ -200,6 +205,13 @@ def _check(values: dict[str, Any]) -> None:
     ):
         if name in values and not isinstance(values[name], kind):  # type: ignore[arg-type]
             raise ValueError(f"{name} must be {words}, got {values[name]!r}")
+    priors = values.get("label_priors")
+    if priors is not None and not (
+        isinstance(priors, list) and all(type(p) in (int, float) and 0 < p <= 1 for p in priors)
+    ):
+        raise ValueError(f"label_priors must be probabilities above 0, got {priors!r:.80}")
+    if values.get("prior_weight") and priors is None:
+        raise ValueError("prior_weight needs label_priors")
     if "\0" in (values.get("lm") or ""):
         raise ValueError(f"lm must be a file's name, got {values['lm']!r}")
     if values.get("lm_unit", "word") not in ("word", "token"):

@@ -1,4 +1,4 @@
-"""Finding the decoder's weights: language model, words, and words outside its vocabulary.
+"""Finding the decoder's weights: language model, words, words outside its vocabulary, priors.
 
     data = DevSet.collect(recognizer, read_manifest("dev.jsonl"))
     tuning = tune(data, recognizer, DecoderSettings(Path("lm.bin")), trials=100)
@@ -35,6 +35,7 @@ RANGES = {
     "word_score": (-4.0, 8.0),
     "unk_score": (-20.0, 0.0),
     "neural_weight": (0.0, 2.0),
+    "prior_weight": (0.0, 1.0),  # at 1 the posterior has become a likelihood, but for a factor
 }
 PORTIONS = 5  # of the utterances; a trial may be given up after each
 STARTUP = 10  # trials that are never given up, and drawn at random
@@ -120,6 +121,18 @@ class DevSet:
     def __len__(self) -> int:
         return len(self.references)
 
+    def label_priors(self) -> list[float]:
+        """The labels' mean probability over all frames, (C,), as if each had had one frame more,
+        so that a label which is rare here is not taken for an impossible one."""
+        totals, frames = np.ones(self.emissions[0].shape[1]), 0
+        for emissions in self.emissions:
+            logits = emissions.astype(np.float64)
+            logits -= logits.max(axis=1, keepdims=True)
+            probabilities = np.exp(logits)
+            totals += (probabilities / probabilities.sum(axis=1, keepdims=True)).sum(axis=0)
+            frames += len(emissions)
+        return [float(f"{value:.6g}") for value in totals / (frames + len(totals))]
+
     def rates(self, decoder: Decoder, indices: Sequence[int] | None = None) -> Rates:
         """The errors that a decoder makes on all utterances, or on some of them."""
         chosen = range(len(self)) if indices is None else indices
@@ -182,7 +195,7 @@ class Tuning:
         """The weights that lie where the search ended, so that better ones may lie beyond."""
         names = ["lm_weight"] * (self.best.lm is not None) + ["word_score"]
         names += ["unk_score"] * self.best.open_vocabulary
-        names += ["neural_weight"] * (self.best.neural_lm is not None)
+        names += ["neural_weight"] * (self.best.neural_lm is not None) + ["prior_weight"]
         found = []
         for name in names:
             low, high = RANGES[name]
@@ -274,7 +287,8 @@ def tune(
 
     settings: the language model and the beam; its weights are not looked at.
     trials: how many weights to try; the first are the decoder's defaults, with a closed and an open
-        vocabulary.
+        vocabulary, then the same with more weight of the language model and the labels' priors
+        taken off.
     vocabulary: "closed", "open", or "any": the search chooses. A model over labels has neither.
     seed: the same seed gives the same trials.
     done: called after each trial. KeyboardInterrupt ends the search, and what was found until then
@@ -298,8 +312,10 @@ def tune(
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
     )
-    for kind in kinds:
-        study.enqueue_trial(_defaults(settings, kind, len(kinds) > 1))
+    settings = replace(settings, label_priors=data.label_priors())
+    for discounted in (False, True):
+        for kind in kinds:
+            study.enqueue_trial(_start(settings, kind, len(kinds) > 1, discounted))
     portions = _portions(len(data), seed)
     tuning = Tuning(data.rates(recognizer.greedy_decoder()), [])
     try:
@@ -351,13 +367,15 @@ def _portions(count: int, seed: int) -> list[list[int]]:
     return [order[count * k // parts : count * (k + 1) // parts] for k in range(parts)]
 
 
-def _defaults(
-    settings: DecoderSettings, open_vocabulary: bool, any_vocabulary: bool
+def _start(
+    settings: DecoderSettings, open_vocabulary: bool, any_vocabulary: bool, discounted: bool
 ) -> dict[str, Any]:
+    """The defaults; or, discounted, where weights were found that go with the labels' priors."""
     over_words = settings.lm_unit == "word" and settings.lm is not None
     values: dict[str, Any] = {"word_score": 1.5 if over_words else 0.0}
+    values["prior_weight"] = 0.6 if discounted else 0.0
     if settings.lm is not None:
-        values["lm_weight"] = 0.5
+        values["lm_weight"] = 1.2 if discounted else 0.5
     if settings.neural_lm is not None:
         values["neural_weight"] = 0.3
     if open_vocabulary:
@@ -372,7 +390,7 @@ def _propose(asked: Any, settings: DecoderSettings, kinds: list[bool]) -> Decode
     if len(kinds) > 1:
         opened = asked.suggest_categorical("open_vocabulary", kinds)
     names = ["lm_weight"] * (settings.lm is not None) + ["word_score"]
-    names += ["neural_weight"] * (settings.neural_lm is not None)
+    names += ["neural_weight"] * (settings.neural_lm is not None) + ["prior_weight"]
     values = {name: asked.suggest_float(name, *RANGES[name]) for name in names}
     if opened:
         values["unk_score"] = asked.suggest_float("unk_score", *RANGES["unk_score"])
