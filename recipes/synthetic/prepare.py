@@ -67,13 +67,14 @@ def main(values: list[str] | None = None) -> None:
     if len(lines) < 4 * HELD_OUT:
         sys.exit(f"{len(lines)} lines to speak are too few: {4 * HELD_OUT} are needed")
     voices = choose_voices(arguments)
-    hours = {}
+    hours, speakers = {}, {}
     for part, wanted in (("test", HELD_OUT), ("dev", HELD_OUT), ("train", arguments.hours)):
         made = list(speak_part(part, lines, voices[part], wanted, arguments))
         write_manifest(work / f"{part}.jsonl", made)
         hours[part] = sum(utterance.duration for utterance in made) / 3600
+        speakers[part] = len({utterance.speaker for utterance in made})
     print(
-        f"{hours['train']:.2f} h to train on by {len(voices['train'])} voices, {hours['dev']:.2f} "
+        f"{hours['train']:.2f} h to train on by {speakers['train']} voices, {hours['dev']:.2f} "
         f"h to choose by, in {time.monotonic() - started:.0f} s: {work / 'train.jsonl'}"
     )
 
