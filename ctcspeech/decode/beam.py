@@ -20,6 +20,7 @@ P_ctc(c | x) is the probability of the text, the sum over all sequences of label
 white space is normalised: separators before the first word and after the last, and several between
 two, make no difference, and pieces may write a word in any way. Where the language model is one
 over tokens it tells labellings apart, so that there c is a labelling, but for such separators.
+With `prior_weight` all of this is of the emissions from which the labels' priors were taken.
 """
 
 import math
