@@ -6,9 +6,10 @@ A DECODING is greedy, beam, attention, joint or rescore, with its settings after
 
     attention:length_normalization=0.6   joint:ctc_weight=0.3:beam_size=5   rescore:ctc_weight=0.7
 
-attention: beam_size, length_normalization, coverage; joint: those and ctc_weight; rescore:
-ctc_weight. Without any, the list below. The language model is that of beam and rescore. Seconds
-are those of processor time, encoder included; one thread.
+attention: beam_size, length_normalization, coverage, and lm_weight, word_score and unk_score, by
+which the language model takes part; joint: those and ctc_weight; rescore: ctc_weight. Without any,
+the list below. --lm is the language model (default: the model's own), --lm-weight and --word-score
+are those of beam and rescore. Seconds are those of processor time, encoder included; one thread.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from ctcspeech import CtcSpeechError, Recognizer, read_manifest
 from ctcspeech.decode.attention import AttentionRescorer, AttentionSearch
+from ctcspeech.decode.fusion import WordFusion
 from ctcspeech.decode.settings import DecoderSettings
 from ctcspeech.evaluate.evaluate import Evaluation, evaluate
 from ctcspeech.recognize.transcript import Decoder
@@ -26,7 +28,8 @@ DECODINGS = [
     "greedy", "beam", "attention", "attention:length_normalization=1", "attention:coverage=0.05",
     "joint:ctc_weight=0.3", "joint:ctc_weight=0.5", "rescore:ctc_weight=0.5",
 ]  # fmt: skip
-SEARCH = {"beam_size": int, "length_normalization": float, "coverage": float}
+FUSION = {"lm_weight": float, "word_score": float, "unk_score": float}
+SEARCH = {"beam_size": int, "length_normalization": float, "coverage": float, **FUSION}
 SETTINGS = {
     "greedy": {},
     "beam": {},
@@ -47,7 +50,7 @@ def main() -> None:
     parser.add_argument("--lm", type=Path, help="an n-gram language model of words")
     parser.add_argument("--lm-weight", type=float, default=0.5)
     parser.add_argument("--word-score", type=float)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         parsed = [parse(name) for name in arguments.decodings]
         recognizer = Recognizer.load(arguments.run, threads=1)
@@ -99,8 +102,19 @@ def made(
     if kind == "rescore":
         beam = search.decoder(alphabet, shift, n_best=HYPOTHESES, threads=1)
         return AttentionRescorer(beam, head, **values)
-    values.setdefault("ctc_weight", 0.3 if kind == "joint" else 0.0)
-    return AttentionSearch(alphabet, shift, head, **values)
+    values = {"ctc_weight": 0.3 if kind == "joint" else 0.0, **values}
+    fused = {name: values.pop(name) for name in FUSION if name in values}
+    fusion = fused_model(recognizer, search, **fused) if fused else None
+    return AttentionSearch(alphabet, shift, head, fusion=fusion, **values)
+
+
+def fused_model(
+    recognizer: Recognizer, search: DecoderSettings, lm_weight: float = 0.3, **values: float
+) -> WordFusion:
+    lm = search.load_lm()
+    if lm is None:
+        raise ValueError("lm_weight, word_score and unk_score need --lm FILE")
+    return WordFusion(recognizer.alphabet, lm, weight=lm_weight, **values)
 
 
 def row(name: str, evaluation: Evaluation, seconds: float) -> str:

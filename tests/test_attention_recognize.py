@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 from ctcspeech.audio.features import FeatureConfig, FeatureExtractor
 from ctcspeech.cli import app
 from ctcspeech.decode.attention import AttentionRescorer, AttentionSearch
+from ctcspeech.decode.fusion import WordFusion
 from ctcspeech.errors import CtcSpeechError
 from ctcspeech.evaluate.plot_attention import attention_map, plot_attention
 from ctcspeech.exchange.export import onnx_model
 from ctcspeech.live.recognizer import StreamingRecognizer
+from ctcspeech.lm.model import LanguageModel
 from ctcspeech.model.attention import AttentionConfig
 from ctcspeech.model.checkpoint import Checkpoint, save_checkpoint
 from ctcspeech.model.deepspeech import DeepSpeech2Config, build_model
@@ -169,12 +171,64 @@ def test_the_command(folder, tmp_path, options):
         ("joint", ["--decoder", "attention", "--ctc-weight", "0.5"], "--ctc-weight has no effect"),
         ("joint", ["--decoder", "joint", "--word-score", "1"], "--word-score has no effect"),
         ("joint", ["--decoder", "rescore", "--coverage", "1"], "--coverage has no effect"),
+        ("joint", ["--decoder", "joint", "--lm-weight", "1"], "without a language model"),
     ],
 )
 def test_options_without_effect(folder, model, options, message):
     code, output = run("transcribe", folder / model, folder / "test-000.wav", *options)
     assert code == 2
     assert message in " ".join(output.replace("│", " ").split())
+
+
+WORDS = """\\data\\
+ngram 1=5
+
+\\1-grams:
+-3\t<unk>
+-99\t<s>
+-1\t</s>
+-0.5\tab
+-0.7\tcda
+
+\\end\\
+"""
+
+
+def test_a_language_model_takes_part(folder, tmp_path, decodings, monkeypatch, capsys):
+    """By the command and by the table as by the search itself; only where an option asks for it."""
+    lm = tmp_path / "lm.arpa"
+    lm.write_text(WORDS)
+    recognizer = Recognizer.load(folder / "joint", threads=1)
+    fusion = WordFusion(ALPHABET, LanguageModel.load(lm), weight=0.8, word_score=0.5)
+    search = AttentionSearch(
+        ALPHABET, recognizer.frame_shift_ms, recognizer.emitter.attention,
+        ctc_weight=0.4, beam_size=6, fusion=fusion,
+    )  # fmt: skip
+    (wanted,) = recognizer.transcribe([folder / "test-000.wav"], search)
+    assert wanted.text and set(wanted.text.split()) <= {"ab", "cda"}
+    out = tmp_path / "out.jsonl"
+    base = ["transcribe", folder / "joint", folder / "test-000.wav", "--format", "jsonl", "-o", out]
+    options = ["--decoder", "joint", "--ctc-weight", "0.4", "--beam-size", "6"]
+    code, output = run(
+        *base, *options, "--lm", lm, "--lm-weight", "0.8", "--word-score", "0.5", "--n-best", "2",
+        "--threads", "1",
+    )  # fmt: skip
+    assert code == 0, output
+    found = json.loads(out.read_text())
+    assert found["text"] == wanted.text
+    (passage,) = found["passages"]
+    score = wanted.passages[0].hypotheses[0].lm_score
+    assert passage["hypotheses"][0]["lm_score"] == pytest.approx(score, abs=1e-3)
+    arguments = [str(folder / "joint"), str(folder / "test.jsonl"), "--lm", str(lm)]
+    named = "joint:ctc_weight=0.4:beam_size=6:lm_weight=0.8:word_score=0.5"
+    monkeypatch.setattr(sys, "argv", ["decodings.py", *arguments, named])
+    decodings.main()
+    row = capsys.readouterr().out.splitlines()[2].split(" | ")
+    code, output = run(
+        "evaluate", *arguments, *options, "--lm-weight", "0.8", "--word-score", "0.5",
+        "--threads", "1", "--worst", "0",
+    )  # fmt: skip
+    assert code == 0 and f"WER {row[1]}" in output
 
 
 def test_the_attention_is_drawn(folder, tmp_path):

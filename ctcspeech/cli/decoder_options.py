@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ctcspeech.errors import DecoderError
 from ctcspeech.extras import require
 
 if TYPE_CHECKING:
     from ctcspeech.decode.beam import BeamDecoder
+    from ctcspeech.decode.fusion import WordFusion
     from ctcspeech.decode.settings import DecoderSettings
     from ctcspeech.recognize.recognizer import Recognizer
     from ctcspeech.recognize.transcript import Decoder
@@ -62,13 +64,16 @@ LM = typer.Option(
     "--lm",
     exists=True,
     dir_okay=False,
-    help="The n-gram language model: ARPA or binary. [default: the model's own]",
+    help="The n-gram language model: ARPA or binary. [default: the model's own] With attention and "
+    "joint it takes part where this or --lm-weight is given.",
     show_default=False,
 )
 LM_UNIT = typer.Option(
     None, "--lm-unit", help="Whether it is one over words or over the alphabet's labels."
 )
-LM_WEIGHT = typer.Option(None, "--lm-weight", help="Weight of ln P of the language model.")
+LM_WEIGHT = typer.Option(
+    None, "--lm-weight", help="Weight of ln P of the language model (attention and joint: 0.3)."
+)
 NEURAL_LM = typer.Option(
     None,
     "--neural-lm",
@@ -225,10 +230,7 @@ def _beam(options: DecodingOptions, recognizer: "Recognizer", n_best: int) -> "B
 
 
 _RESCORED = 50  # hypotheses of the beam search that the attention decoder ranks anew
-_OF_CTC_SEARCH = {
-    "lm", "lm_unit", "lm_weight", "word_score", "unk_score", "beam_threshold", "neural_lm",
-    "neural_weight", "hot_words",
-}  # fmt: skip
+_OF_CTC_SEARCH = {"lm_unit", "beam_threshold", "neural_lm", "neural_weight", "hot_words"}
 
 
 def _attending(options: DecodingOptions, recognizer: "Recognizer") -> "Decoder":
@@ -261,15 +263,42 @@ def _attending(options: DecodingOptions, recognizer: "Recognizer") -> "Decoder":
         length_normalization=options.length_normalization or 0.0,
         coverage=options.coverage or 0.0,
         n_best=options.n_best,
+        fusion=_fusion(options, recognizer),
     )
 
 
-def _without_effect(options: DecodingOptions, names: set[str]) -> None:
+def _fusion(options: DecodingOptions, recognizer: "Recognizer") -> "WordFusion | None":
+    """The language model beside the attention decoder, where an option asks for it: the weights
+    that were tuned for CTC alone are not those for both."""
+    if options.lm is None and options.lm_weight is None:
+        _without_effect(options, {"word_score", "unk_score"}, " and without --lm or --lm-weight")
+        return None
+    from ctcspeech.decode.fusion import WordFusion
+
+    settings = _settings(options, recognizer)
+    lm = settings.load_lm()
+    assert lm is not None  # _settings has seen to it
+    if settings.lm_unit != "word":
+        raise typer.BadParameter(
+            f"--decoder {options.name.value} takes a language model of words; {settings.lm} is one "
+            "of labels"
+        )
+    given = {"weight": options.lm_weight, "word_score": options.word_score}
+    values = {name: value for name, value in given.items() if value is not None}
+    try:
+        return WordFusion(recognizer.alphabet, lm, unk_score=options.unk_score, **values)
+    except (ValueError, DecoderError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _without_effect(options: DecodingOptions, names: set[str], also: str = "") -> None:
     """Options that would be given for nothing are wrong usage."""
     for name in sorted(names):
         if getattr(options, name) not in (None, []):
             option = "--" + name.replace("hot_words", "hot_word").replace("_", "-")
-            raise typer.BadParameter(f"{option} has no effect with --decoder {options.name.value}")
+            raise typer.BadParameter(
+                f"{option} has no effect with --decoder {options.name.value}{also}"
+            )
 
 
 def _settings(options: DecodingOptions, recognizer: "Recognizer") -> "DecoderSettings":

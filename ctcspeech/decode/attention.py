@@ -3,6 +3,7 @@
     head = recognizer.emitter.attention
     decoder = AttentionSearch(alphabet, 40, head)                     # attention alone
     decoder = AttentionSearch(alphabet, 40, head, ctc_weight=0.3)     # jointly
+    decoder = AttentionSearch(alphabet, 40, head, ctc_weight=0.3, fusion=WordFusion(alphabet, lm))
     decoder = AttentionRescorer(BeamDecoder(..., n_best=50), head, ctc_weight=0.5)
     recognizer.transcribe(["call.wav"], decoder)
 
@@ -10,7 +11,7 @@ The search goes from label to label. Of each prefix g it knows
 
     a(g) = ln P_attention(g | x)      the sum over its labels
     b(g) = ln P_ctc(g ... | x)        the prefix probability (`ctc_prefix`); with the end, P_ctc(g)
-    score(g) = ctc_weight b(g) + (1 - ctc_weight) a(g)
+    score(g) = ctc_weight b(g) + (1 - ctc_weight) a(g) + the language model's share (`fusion`)
 
 (Hori, Watanabe & Hershey 2017, "Joint CTC/attention decoding", equations 14 to 17), and at each
 length the `beam_size` best are kept. Complete texts are ranked by
@@ -19,8 +20,9 @@ length the `beam_size` best are kept. Complete texts are ranked by
 
 where L counts the labels and the end (the division: Wu et al. 2016, arXiv 1609.08144, equation 14;
 the coverage: Chorowski & Jaitly 2017, arXiv 1612.02695, equation 11), and the search ends when no
-prefix can become better than what is complete. Rescoring ranks the hypotheses of another decoder
-by ctc_weight Q + (1 - ctc_weight) a(g), Q being that decoder's score.
+prefix can become better than what is complete (with a bonus for words: not by the bonus of 5 more).
+Rescoring ranks the hypotheses of another decoder by ctc_weight Q + (1 - ctc_weight) a(g), Q being
+that decoder's score.
 
 These decoders take rows (T, C + H): log-probabilities with the encoder's states beside them, as
 `Emitter.with_states` gives them.
@@ -36,6 +38,7 @@ import numpy.typing as npt
 
 from ctcspeech.decode.beam import BeamDecoder
 from ctcspeech.decode.ctc_prefix import CtcPrefixScorer, PrefixState
+from ctcspeech.decode.fusion import FusedPrefix, WordFusion
 from ctcspeech.decode.hypothesis import Hypothesis, Word, word_frames, word_spans
 from ctcspeech.errors import DecoderError
 from ctcspeech.text.alphabet import Alphabet
@@ -43,6 +46,7 @@ from ctcspeech.text.alphabet import Alphabet
 __all__ = ["AttentionHead", "AttentionRescorer", "AttentionSearch", "LabelScorer"]
 
 SPARE = 10  # labels that a text may have besides those for its frames
+WORDS_AHEAD = 5  # whose bonus may still lift a prefix above what is complete
 COVERED = 0.5  # weight that a frame must have got, over all labels, to count as attended to
 Floats = npt.NDArray[np.floating[Any]]
 _Spans = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # first frame and last + 1 of labels
@@ -77,6 +81,7 @@ class _Beam:
     scores: Floats  # (B,)
     weights: Floats  # (B, L, T) by which frames each label was found
     ctc: PrefixState | None
+    fused: list[FusedPrefix] | None
 
     @property
     def covered(self) -> Floats:
@@ -92,6 +97,7 @@ class _Complete:
     value: float  # by which it is ranked
     attention: float
     ctc: float
+    lm: float
     weights: Floats  # (L, T)
 
 
@@ -113,6 +119,7 @@ class AttentionSearch:
         candidates: int = 40,
         longest: float = 1.0,
         n_best: int = 1,
+        fusion: WordFusion | None = None,
     ) -> None:
         """
         ctc_weight: 0 is attention alone, 1 CTC alone, by its prefix probabilities.
@@ -121,6 +128,7 @@ class AttentionSearch:
         coverage: added for each frame that is attended to.
         candidates: labels that a prefix is extended by, the likeliest by the attention decoder.
         longest: labels of a text, at most, for each frame of emissions, and 10 more.
+        fusion: an n-gram language model of words.
 
         Raises ValueError for a value out of range.
         """
@@ -140,16 +148,17 @@ class AttentionSearch:
         self.alphabet, self.frame_shift_ms, self.head = alphabet, frame_shift_ms, head
         self.ctc_weight, self.beam_size, self.n_best = ctc_weight, beam_size, n_best
         self.length_normalization, self.coverage = length_normalization, coverage
-        self.candidates, self.longest = candidates, longest
+        self.candidates, self.longest, self.fusion = candidates, longest, fusion
         self._aligner = BeamDecoder(alphabet, beam_size=1)
 
     def decode(self, emissions: Sequence[np.ndarray]) -> list[list[Hypothesis]]:
         """The `n_best` hypotheses of each utterance, best first; emissions: rows (T, C + H) each.
 
         `score` is the rank's value, `ctc_score` ln P_ctc of the labels (0 where CTC has no weight),
-        `attention_score` a(g). A word's times are those of its labels' likeliest alignment by CTC;
-        where CTC has no weight, or not enough frames, of the frames that its labels attend to most.
-        Its confidence is the geometric mean of its labels' probabilities.
+        `attention_score` a(g), `lm_score` ln P_lm of the words. A word's times are those of its
+        labels' likeliest alignment by CTC; where CTC has no weight, or not enough frames, of the
+        frames that its labels attend to most. Its confidence is the geometric mean of its labels'
+        probabilities.
 
         Raises ValueError for a wrong shape, DecoderError for a frame with NaN.
         """
@@ -172,6 +181,7 @@ class AttentionSearch:
         beam = _Beam(
             [[]], np.zeros(1), np.zeros(1), np.zeros((1, 0, frames)),
             None if prefixes is None else prefixes.start(),
+            None if self.fusion is None else [self.fusion.start()],
         )  # fmt: skip
         longest = int(self.longest * frames) + SPARE
         complete: list[_Complete] = []
@@ -196,14 +206,24 @@ class AttentionSearch:
         attention = beam.attention + end
         ctc = np.zeros(len(end)) if beam.ctc is None else beam.ctc.complete
         scores = self._mixed(attention, ctc)
+        lm: Floats = np.zeros(len(end))
+        if self.fusion is not None and beam.fused is not None:
+            ended = [self.fusion.ended(item) for item in beam.fused]
+            lm = np.array([item.lm for item in ended])
+            scores = scores + [self.fusion.value(item) for item in ended]
         found = []
         for i, text in enumerate(beam.texts):
             value = scores[i] / self._norm(len(text) + 1)
             if self.coverage:
                 value += self.coverage * float((beam.covered[i] > COVERED).sum())
+            if text and value == -math.inf:
+                continue  # cannot be said: by CTC, or by the language model
             found.append(
-                _Complete(text, float(value), float(attention[i]), float(ctc[i]), beam.weights[i])
-            )
+                _Complete(
+                    text, float(value), float(attention[i]), float(ctc[i]), float(lm[i]),
+                    beam.weights[i],
+                )
+            )  # fmt: skip
         return found
 
     def _extended(
@@ -223,6 +243,14 @@ class AttentionSearch:
         if prefixes is not None and beam.ctc is not None:
             ctc_scores, ctc = prefixes.extend(beam.ctc, labels)
             scores = self._mixed(attention, ctc_scores)
+        fused: list[FusedPrefix] = []
+        if self.fusion is not None and beam.fused is not None:
+            fused = [
+                self.fusion.extended(item, label)
+                for item, row in zip(beam.fused, labels.tolist(), strict=True)
+                for label in row
+            ]
+            scores = scores + np.reshape([self.fusion.value(item) for item in fused], scores.shape)
         flat = scores.reshape(-1)
         best = np.argsort(-flat, kind="stable")[: self.beam_size]
         best = best[np.isfinite(flat[best])]
@@ -231,7 +259,10 @@ class AttentionSearch:
         texts = [[*beam.texts[i], int(label)] for i, label in zip(kept, chosen, strict=True)]
         history = np.concatenate([beam.weights[kept], weights[kept][:, None]], axis=1)
         following_ctc = None if ctc is None else ctc.select(best)
-        return _Beam(texts, attention.reshape(-1)[best], flat[best], history, following_ctc), kept
+        following_fused = None if beam.fused is None else [fused[i] for i in best.tolist()]
+        return _Beam(
+            texts, attention.reshape(-1)[best], flat[best], history, following_ctc, following_fused
+        ), kept
 
     def _mixed(self, attention: Floats, ctc: Floats) -> Floats:
         """The two scores by their weights; one without weight does not count, be it -inf."""
@@ -246,10 +277,17 @@ class AttentionSearch:
 
     def _decided(self, complete: list[_Complete], beam: _Beam, longest: int, frames: int) -> bool:
         """Whether no prefix can become better than the n-th best complete text: a score only falls
-        as a text grows, and is divided by no more than the norm of the longest."""
+        as a text grows, but for the words' bonus, and is divided by no more than the norm of the
+        longest."""
         if len(complete) < self.n_best:
             return False
-        bound = float(beam.scores.max()) / self._norm(longest + 1) + self.coverage * frames
+        scores = beam.scores
+        if self.fusion is not None and beam.fused is not None:
+            scores = scores - [item.pending for item in beam.fused]  # an estimate is no bound
+            scores = scores + WORDS_AHEAD * max(self.fusion.word_score, 0.0)
+        best = float(scores.max())
+        bound = best / self._norm(longest + 1) if best < 0 else best
+        bound += self.coverage * frames
         return complete[-1].value >= bound
 
     # -- hypotheses -----------------------------------------------------------------------------
@@ -258,7 +296,7 @@ class AttentionSearch:
         labels, _ = scorer.read([found.text])
         text = " ".join(self.alphabet.decode(found.text).split())
         hypothesis = Hypothesis(
-            text, found.text, found.value, found.ctc, attention_score=found.attention
+            text, found.text, found.value, found.ctc, found.lm, attention_score=found.attention
         )
         spans = self._aligned(hypothesis, log_probs) if self.ctc_weight else None
         if spans is None:
