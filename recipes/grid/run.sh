@@ -5,16 +5,16 @@
 #     bash recipes/grid/run.sh                     the same, DIR from $CTCSPEECH_DATA
 #     bash recipes/grid/run.sh --download CORPUS   fetches the corpus from its public archive
 #
-# --streaming as the first argument trains the forward-only model. Further arguments go to
-# `ctcspeech train`: train.epochs=5
+# --streaming as the first argument trains the forward-only model, --attention one with an attention
+# decoder, by which it is then evaluated. Further arguments go to `ctcspeech train`: train.epochs=5
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=${WORK:-runs/grid}
-config=grid run=run summary=test
-if [ "${1:-}" = --streaming ]; then
-  config=streaming run=streaming summary=streaming-test
-  shift
-fi
+config=grid run=run summary=test decoder=auto
+case ${1:-} in
+  --streaming) config=streaming run=streaming summary=streaming-test; shift ;;
+  --attention) config=attention run=attention summary=attention-test decoder=attention; shift ;;
+esac
 
 if [ "${1:-}" = --data ] || [ "${1:-}" = --download ]; then
   source=("$1" "${2:?$1 needs a folder}")
@@ -38,4 +38,5 @@ if [ "$config" = streaming ]; then  # the words first, then when to write them
 else
   train "$work/$run" "$@"
 fi
-ctcspeech evaluate "$work/$run" "$work/data/test.jsonl" --summary "$work/$summary.json"
+ctcspeech evaluate "$work/$run" "$work/data/test.jsonl" --decoder "$decoder" \
+  --summary "$work/$summary.json"
