@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from attention_table import Table, ctc_probabilities, distributions
 
 from ctcspeech.decode.attention import AttentionRescorer, AttentionSearch
 from ctcspeech.decode.beam import BeamDecoder
@@ -14,74 +15,6 @@ from ctcspeech.text.alphabet import Alphabet
 ALPHABET = Alphabet.from_text(["ab"])  # the blank, a, b (and a separator, if there is one)
 BLANK = ALPHABET.blank
 LABELS = [i for i in range(len(ALPHABET)) if i != BLANK]
-
-
-def distributions(rows, columns, seed, sharpness=1.0):
-    random = np.random.default_rng(seed)
-    return np.log(random.dirichlet(np.full(columns, sharpness), rows))
-
-
-def ctc_probabilities(log_probs):
-    """P of every text, by its paths, all of them."""
-    found = {}
-    for path in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
-        text = tuple(label for label, _ in itertools.groupby(path) if label != BLANK)
-        power = float(np.exp(sum(row[label] for row, label in zip(log_probs, path, strict=True))))
-        found[text] = found.get(text, 0.0) + power
-    return found
-
-
-class Table:
-    """An attention decoder whose answers are drawn anew for every prefix: nothing of them can be
-    guessed from others. The state is the prefixes themselves."""
-
-    end = len(ALPHABET)
-
-    def __init__(self, frames, seed=0):
-        self.frames, self.seed = frames, seed
-
-    def attend(self, states):
-        assert states.shape == (self.frames, 2)
-        return self
-
-    def row(self, text):
-        key = [self.seed, *(label + 1 for label in text)]
-        return distributions(1, len(ALPHABET) + 1, key)[0]
-
-    def weights(self, text):
-        return np.exp(distributions(1, self.frames, [9, *(label + 1 for label in text)], 0.3))[0]
-
-    def start(self):
-        return [None]
-
-    def step(self, labels, state):
-        texts = [
-            () if text is None else (*text, int(label))
-            for text, label in zip(state, labels, strict=True)
-        ]
-        assert state != [None] or labels.tolist() == [self.end]
-        return (
-            np.array([self.row(text) for text in texts]),
-            np.array([self.weights(text) for text in texts]),
-            texts,
-        )
-
-    def select(self, state, rows):
-        return [state[i] for i in rows]
-
-    def read(self, texts):
-        values = np.zeros((len(texts), 1 + max(map(len, texts))))
-        for i, text in enumerate(texts):
-            for k, label in enumerate([*text, self.end]):
-                values[i, k] = self.row(tuple(text[:k]))[label]
-        return values, np.zeros((*values.shape, self.frames))
-
-    def score(self, text):
-        return float(self.read([list(text)])[0].sum())
-
-    def covered(self, text):
-        given = [self.weights(text[:k]) for k in range(len(text))]
-        return int((np.sum(given, axis=0) > 0.5).sum()) if given else 0
 
 
 def texts_up_to(length):
@@ -104,7 +37,7 @@ def search(table, **options):
 @pytest.mark.parametrize("frames", [1, 2, 5, 6])
 def test_prefix_probabilities_by_enumeration(seed, frames):
     log_probs = distributions(frames, len(ALPHABET), seed)
-    truth = ctc_probabilities(log_probs)
+    truth = ctc_probabilities(log_probs, BLANK)
     scorer = CtcPrefixScorer(log_probs, BLANK)
     states = {(): scorer.start()}
     for text in texts_up_to(min(frames + 1, 4)):
@@ -155,7 +88,7 @@ def test_a_wide_beam_finds_the_best_of_all_texts(seed, weight, more, monkeypatch
     monkeypatch.setattr("ctcspeech.decode.attention.SPARE", 5)  # labels of a text, at most
     frames = 5
     log_probs = distributions(frames, len(ALPHABET), seed, 0.5)
-    ctc, table = ctc_probabilities(log_probs), Table(frames, seed)
+    ctc, table = ctc_probabilities(log_probs, BLANK), Table(len(ALPHABET), frames, seed)
 
     def value(text):
         with np.errstate(divide="ignore"):
@@ -177,7 +110,7 @@ def test_a_wide_beam_finds_the_best_of_all_texts(seed, weight, more, monkeypatch
 
 
 def test_a_narrow_beam_is_the_greedy_text():
-    table = Table(6, 3)
+    table = Table(len(ALPHABET), 6, 3)
     text = []
     for _ in range(4):
         row = table.row(tuple(text))
@@ -191,7 +124,7 @@ def test_a_narrow_beam_is_the_greedy_text():
 def test_rescoring_by_both_opinions():
     frames = 5
     log_probs = distributions(frames, len(ALPHABET), 11, 0.5)
-    ctc, table = ctc_probabilities(log_probs), Table(frames, 4)
+    ctc, table = ctc_probabilities(log_probs, BLANK), Table(len(ALPHABET), frames, 4)
     beam = BeamDecoder(ALPHABET, beam_size=500, beam_threshold=1e9, token_min_logp=-1e9, n_best=30)
     for weight in (0.0, 0.3, 1.0):
         rescorer = AttentionRescorer(beam, table, ctc_weight=weight, n_best=30)
@@ -257,7 +190,7 @@ def test_times_of_words():
 
 
 def test_bad_input_is_refused():
-    table = Table(3)
+    table = Table(len(ALPHABET), 3)
     with pytest.raises(ValueError, match="ctc_weight must be 0 to 1, got 1.5"):
         AttentionSearch(ALPHABET, 40.0, table, ctc_weight=1.5)
     with pytest.raises(ValueError, match="beam_size must be 1"):

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from attention_table import Table, ctc_probabilities, distributions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,48 +96,6 @@ def test_a_begun_word_is_worth_the_likeliest_that_it_can_become(lm):
     assert open_.value(prefix_of(open_, [b])) == pytest.approx(0.5 * of_bba, abs=1e-6)
 
 
-class Table:
-    """An attention decoder whose answers are drawn anew for every prefix."""
-
-    end = len(ALPHABET)
-
-    def attend(self, states):
-        return self
-
-    def row(self, text):
-        random = np.random.default_rng([label + 1 for label in text])
-        return np.log(random.dirichlet(np.ones(len(ALPHABET) + 1)))
-
-    def start(self):
-        return [None]
-
-    def step(self, labels, state):
-        texts = [
-            () if text is None else (*text, int(label))
-            for text, label in zip(state, labels, strict=True)
-        ]
-        return np.array([self.row(t) for t in texts]), np.zeros((len(texts), 6)), texts
-
-    def select(self, state, rows):
-        return [state[i] for i in rows]
-
-    def read(self, texts):
-        values = np.zeros((len(texts), 1 + max(map(len, texts))))
-        for i, text in enumerate(texts):
-            for k, label in enumerate([*text, self.end]):
-                values[i, k] = self.row(tuple(text[:k]))[label]
-        return values, np.zeros((*values.shape, 6))
-
-
-def ctc_probabilities(log_probs):
-    found = {}
-    for path in itertools.product(range(len(ALPHABET)), repeat=len(log_probs)):
-        text = tuple(label for label, _ in itertools.groupby(path) if label != ALPHABET.blank)
-        power = float(np.exp(sum(row[label] for row, label in zip(log_probs, path, strict=True))))
-        found[text] = found.get(text, 0.0) + power
-    return found
-
-
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.4])
 @pytest.mark.parametrize("word_score", [0.0, 1.2])
@@ -145,17 +104,19 @@ def test_a_wide_beam_finds_the_best_of_all_texts(
     lm, seed, ctc_weight, word_score, unk_score, monkeypatch
 ):
     monkeypatch.setattr("ctcspeech.decode.attention.SPARE", 5)  # labels of a text, at most
-    random = np.random.default_rng(seed)
-    log_probs = np.log(random.dirichlet(np.full(len(ALPHABET), 0.5), 6))
-    table, ctc = Table(), ctc_probabilities(log_probs)
+    log_probs = distributions(6, len(ALPHABET), seed, 0.5)
+    table, ctc = Table(len(ALPHABET), 6), ctc_probabilities(log_probs, ALPHABET.blank)
     labels = [i for i in range(len(ALPHABET)) if i != ALPHABET.blank]
 
     def value(text):
-        own = float(table.read([list(text)])[0].sum())
         with np.errstate(divide="ignore"):
             of_ctc = ctc_weight * float(np.log(ctc.get(text, 0.0))) if ctc_weight else 0.0
         written = ALPHABET.decode(text)
-        return of_ctc + (1 - ctc_weight) * own + share(lm, written, 0.6, word_score, unk_score)
+        return (
+            of_ctc
+            + (1 - ctc_weight) * table.score(text)
+            + share(lm, written, 0.6, word_score, unk_score)
+        )
 
     every = [t for n in range(6) for t in itertools.product(labels, repeat=n)]
     ranked = sorted(every, key=value, reverse=True)[:3]
