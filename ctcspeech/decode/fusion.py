@@ -89,7 +89,7 @@ class WordFusion:
             [core.score_word(alone, core.index(word))[0] * _LN10 for word in words]
         )
         self._unknown = core.score_word(alone, 0)[0] * _LN10
-        self._ahead: dict[bytes, float] = {}  # of the beginnings that were asked for
+        self._ahead: dict[bytes, float] = {}  # of the known beginnings that were asked for
 
     def start(self) -> FusedPrefix:
         """The empty prefix."""
@@ -144,7 +144,8 @@ class WordFusion:
             found = self._weighted(float(self._values[first:last].max(initial=-math.inf)))
             if self.unk_score is not None:
                 found = max(found, self._weighted(self._unknown) + self.unk_score)
-            self._ahead[begun] = found
+            if first < last:  # beginnings of unknown words are without number
+                self._ahead[begun] = found
         return found
 
     def _weighted(self, log_prob: float) -> float:
